@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The driver: a verb runs the script of its name. `make help` lists them.
+
+define HELP
+make                       the main job: builds both kernels, boots both, and prints
+                           what a reverse mapping walk costs before and after
+make kselftest TARGETS=mm  the kernel's mm selftests with ours, in the patched kernel
+make check                 checks of the series and the scripts; no kernel is built
+make tree                  build/7.2/linux: the base and the series, as git commits
+make save                  the commits of that tree back into patches/ and new files
+make mbox                  the series as mail, and as one file for git am
+make build                 both kernels; `make unpatched` or `make patched` for one
+make prefixes              builds the series patch by patch, and boots each
+make clean                 removes what was made, but for downloaded packages
+
+BASE=7.2                   the kernel to work on: one of bases/
+LINUX=/path/to/tree        a kernel tree of yours (copied, never written to)
+KSFT="ksm ksm_rmap"        only these categories of the mm selftests
+ACCEL=tcg                  boot without KVM even where it works
+endef
+
+TARGETS ?= mm
+
+.PHONY: all kselftest check tree save mbox prefixes build unpatched patched clean help
+.NOTPARALLEL:
+
+all:
+	@scripts/walk
+
+kselftest:
+	$(if $(filter-out mm,$(TARGETS)),$(error TARGETS=$(TARGETS): only the mm selftests are run here, use TARGETS=mm))
+	@scripts/kselftest
+
+check tree save mbox clean:
+	@scripts/$@
+
+prefixes:
+	@scripts/prefixes --boot
+
+build:
+	@scripts/build all
+
+unpatched patched:
+	@scripts/build $@
+
+help:
+	$(info $(HELP))
+	@:

@@ -1,0 +1,131 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The series as it is in this repository (patches/BASE and the new files) and
+# as it is in the kernel tree (commits). Sourced after lib.sh.
+
+# git without the user's or the machine's settings, apart from who it is
+if [ -z "${KSM_RMAP_GIT:-}" ]; then
+	GIT_COMMITTER_NAME=${GIT_COMMITTER_NAME:-$(git config user.name 2>/dev/null || echo ksm-rmap)}
+	GIT_COMMITTER_EMAIL=${GIT_COMMITTER_EMAIL:-$(git config user.email 2>/dev/null || echo ksm-rmap@localhost)}
+	export GIT_COMMITTER_NAME GIT_COMMITTER_EMAIL KSM_RMAP_GIT=1
+fi
+hgit() {
+	# No housekeeping in the background: it would keep the lock
+	GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 \
+		git -c gc.auto=0 -c maintenance.auto=false "$@"
+}
+tgit() { hgit -C "$B/linux" "$@"; }
+
+# The patches in order
+series_patches() { sed -n 's/^\([^#[:space:]][^[:space:]]*\).*/\1/p' "$PATCHES/series"; }
+
+# The new files that one patch adds, or those of all
+series_files() { # PATCH|all
+	awk -v want="$1" '
+		/^[^#[:space:]]/ { patch = $1 }
+		/^[[:space:]]+\+[[:space:]]/ && (want == "all" || want == patch) { print $2 }
+	' "$PATCHES/series"
+}
+
+# What there is here to apply, one line `MODE BLOB PATH` a file, as git ls-tree
+# would say it. The comments in the series file do not count.
+manifest_patches() {
+	[ -f "$PATCHES/series" ] || return 0
+	printf '100644 %s patches/series\n' "$(sed 's/#.*//' "$PATCHES/series" | hgit hash-object --stdin)"
+	series_patches | manifest_of "$PATCHES" patches/
+}
+manifest_files() { [ ! -f "$PATCHES/series" ] || series_files all | manifest_of "$ROOT"; }
+
+manifest_of() { # DIRECTORY [PREFIX], paths on stdin
+	local f mode
+	while read -r f; do
+		mode=100644
+		[ ! -x "$1/$f" ] || mode=100755
+		printf '%s %s %s\n' $mode "$(hgit hash-object --no-filters "$1/$f")" "${2:-}$f"
+	done
+}
+
+# The kernel tree may hold work that is not in patches/ yet
+tree_is_saved() {
+	[ -f "$B/applied" ] && [ "$(tgit rev-parse HEAD)" = "$(applied_head)" ] &&
+		[ -z "$(tgit status --porcelain)" ]
+}
+
+# build/BASE/applied: the head that the tree was left at, and its manifest
+applied_head() { sed -n 's/^head //p' "$B/applied" 2>/dev/null || :; }
+applied_manifest() { sed 1d "$B/applied" 2>/dev/null || :; }
+record_applied() { # HEAD MANIFEST
+	printf 'head %s\n%s\n' "$1" "$2" >"$B/applied.new"
+	mv "$B/applied.new" "$B/applied"
+}
+
+# ---- applying it -----------------------------------------------------------
+
+# Leaves the commit of the applied series in APPLIED. Done beside the tree, in a
+# worktree whose files are not checked out (git am fetches those that it needs),
+# so that a failure changes nothing and unaffected files keep their times.
+apply_series() {
+	local tmp=$B/apply.tmp log=$LOGS/apply.log
+	drop_worktree "$tmp"
+	TEMPS+=("$tmp")
+	mkdir -p "$LOGS"
+	{
+		tgit worktree add -f --no-checkout --detach "$tmp" base &&
+			hgit -C "$tmp" read-tree HEAD
+	} >"$log" 2>&1 || die "cannot make a worktree of the kernel tree: $(tail -n 1 "$log")"
+	step "applying $(series_patches | wc -l) patches" "$log" apply_all "$tmp"
+	[ "$RC" = 0 ] || apply_failed "$(sed -n 's/^applying //p' "$log" | tail -n 1)" "$log"
+	# shellcheck disable=SC2034 # for the caller
+	APPLIED=$(hgit -C "$tmp" rev-parse HEAD)
+	drop_worktree "$tmp"
+}
+
+drop_worktree() {
+	rm -rf "$1"
+	tgit worktree prune
+}
+
+apply_all() { # WORKTREE
+	local patch
+	for patch in $(series_patches); do
+		echo "applying $patch"
+		apply_one "$1" "$patch" || return
+	done
+}
+
+apply_one() { # WORKTREE PATCH
+	local files f
+	hgit -C "$1" am -q --no-3way --keep-non-patch --no-scissors --empty=keep \
+		--committer-date-is-author-date "$PATCHES/$2" || return
+	files=$(series_files "$2")
+	[ -n "$files" ] || return 0
+	for f in $files; do
+		if hgit -C "$1" cat-file -e "HEAD:$f" 2>/dev/null; then
+			echo "error: $f: exists already"
+			return 1
+		fi
+		mkdir -p "$(dirname "$1/$f")" && cp -p "$ROOT/$f" "$1/$f" &&
+			hgit -C "$1" add -f "$f" || return
+	done
+	GIT_COMMITTER_DATE=$(hgit -C "$1" log -1 --format=%ad --date=raw) \
+		hgit -C "$1" commit -q --amend --no-edit --allow-empty --no-verify
+}
+
+# Says in one line which patch, file and hunk
+apply_failed() { # PATCH LOG
+	local what file line hunk
+	what=$(sed -n '/^error: patch failed: /{s///p;q}' "$2")
+	if [ -n "$what" ]; then
+		file=${what%:*}
+		line=${what##*:}
+		# git names the hunk by the old line that it starts at
+		hunk=$(awk -v file="a/$file" -v line="$line" '
+			/^--- / { in_file = ($2 == file); n = 0 }
+			in_file && /^@@ / { n++; split($2, at, /[-,]/); if (at[2] == line) { print n; exit } }
+		' "$PATCHES/$1")
+		die "$1: hunk ${hunk:-?} (line $line) of $file does not apply to $(cat "$B/version") without fuzz; port the series to it, or use a base it was tested on; log: $2"
+	fi
+	what=$(sed -n '/^error: /{s///p;q}' "$2")
+	die "$1 does not apply to $(cat "$B/version"): ${what:-see the log}; log: $2"
+}
