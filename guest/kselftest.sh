@@ -1,0 +1,52 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Runs in the guest: kselftest.sh TESTS [CATEGORY...]
+#
+# Gives the mm selftests (installed in the folder TESTS) what they ask for, runs
+# all or just these categories of them, and prints their TAP.
+
+set -eu
+
+tests=$1
+shift
+
+# Not the host's root: 9p does not do all that a file system does
+mount -t tmpfs -o size=1500M tmpfs /tmp
+mkdir /tmp/mm /tmp/ext4
+cp -a "$tests/." /tmp/mm
+cd /tmp/mm
+
+echo 1 >/proc/sys/vm/overcommit_memory
+echo 256 >/proc/sys/vm/nr_hugepages
+# Soft limits that vary from host to host
+ulimit -n 4096 -l 65536 2>/dev/null || :
+
+# Swap that is as fast as memory, and enough of it
+modprobe zram 2>/dev/null || :
+echo 512M >/sys/block/zram0/disksize
+mkswap /dev/zram0 >/dev/null
+swapon /dev/zram0
+
+# For tests that charge, or reclaim from, a cgroup of their own
+mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
+for c in memory hugetlb; do
+	echo +$c >/sys/fs/cgroup/cgroup.subtree_control
+done
+
+# To put poisoned pages back
+modprobe hwpoison_inject
+
+# A file system with large folios
+truncate -s 300M /tmp/ext4.img
+mkfs.ext4 -q /tmp/ext4.img
+mount -o loop /tmp/ext4.img /tmp/ext4
+export SPLIT_HUGE_PAGE_TEST_XFS_PATH=/tmp/ext4
+
+rc=0
+if [ $# -gt 0 ]; then
+	./run_vmtests.sh -t "$*" </dev/null || rc=$?
+else
+	./run_vmtests.sh -a </dev/null || rc=$?
+fi
+exit $rc
