@@ -11,11 +11,18 @@ set -eu
 tests=$1
 shift
 
-# Not the host's root: 9p does not do all that a file system does
+# Not the host's root: 9p does not do all that a file system does, and tests want
+# one that has large folios and handles memory failure
 mount -t tmpfs -o size=1500M tmpfs /tmp
-mkdir /tmp/mm /tmp/ext4
-cp -a "$tests/." /tmp/mm
-cd /tmp/mm
+truncate -s 600M /tmp/ext4.img
+mkfs.ext4 -q /tmp/ext4.img
+mkdir /tmp/ext4
+mount -o loop /tmp/ext4.img /tmp/ext4
+export SPLIT_HUGE_PAGE_TEST_XFS_PATH=/tmp/ext4
+cp -a "$tests" /tmp/ext4/mm
+cd /tmp/ext4/mm
+# Where the hugetlb tests mount; on the host's root it cannot be written to
+mount -t tmpfs tmpfs /mnt
 
 echo 1 >/proc/sys/vm/overcommit_memory
 echo 256 >/proc/sys/vm/nr_hugepages
@@ -36,12 +43,6 @@ done
 
 # To put poisoned pages back
 modprobe hwpoison_inject
-
-# A file system with large folios
-truncate -s 300M /tmp/ext4.img
-mkfs.ext4 -q /tmp/ext4.img
-mount -o loop /tmp/ext4.img /tmp/ext4
-export SPLIT_HUGE_PAGE_TEST_XFS_PATH=/tmp/ext4
 
 rc=0
 if [ $# -gt 0 ]; then

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What ksm_rmap (does the walk find every mapping?) and ksm_rmap_bench (what
+ * does it cost?) have in common: the KSM knobs, mergeable memory, and one rmap
+ * walk of one page at will.
+ */
+#ifndef _KSM_RMAP_H
+#define _KSM_RMAP_H
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "vm_util.h"
+
+#define KSM_SYSFS	"/sys/kernel/mm/ksm/"
+#define IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
+#define KPF_KSM		BIT_ULL(21)
+
+/* Pages: more than x86 flushes one by one, so that the whole TLB goes */
+#define FLUSH_PAGES	64
+
+/* Whatever was set at the start is set again at the end, pass or fail */
+static struct {
+	const char *path;
+	unsigned long wanted;
+	unsigned long saved;
+	bool present;
+} ksm_knobs[] = {
+	/* Before the two below, which refuse as long as anything is merged */
+	{ KSM_SYSFS "run", 2 },
+	{ KSM_SYSFS "max_page_sharing", 256 },
+	{ KSM_SYSFS "merge_across_nodes", 1 },
+	{ KSM_SYSFS "pages_to_scan", 100000 },
+	{ KSM_SYSFS "sleep_millisecs", 0 },
+	{ KSM_SYSFS "smart_scan", 1 },
+	{ KSM_SYSFS "use_zero_pages", 0 },
+};
+
+static pid_t ksm_knobs_owner;
+
+/* Returns: the knob's value, or -1 where the kernel does not have it */
+static inline long ksm_knob(const char *path)
+{
+	char buf[32];
+
+	return read_file(path, buf, sizeof(buf)) > 0 ? atol(buf) : -1;
+}
+
+static inline void ksm_knobs_restore(void)
+{
+	if (getpid() != ksm_knobs_owner)
+		return;
+	ksm_knobs_owner = 0;
+
+	write_num(ksm_knobs[0].path, 2);
+	for (size_t i = 1; i < ARRAY_SIZE(ksm_knobs); i++)
+		if (ksm_knobs[i].present &&
+		    ksm_knob(ksm_knobs[i].path) != (long)ksm_knobs[i].saved)
+			write_num(ksm_knobs[i].path, ksm_knobs[i].saved);
+	write_num(ksm_knobs[0].path, ksm_knobs[0].saved);
+}
+
+static inline void ksm_knobs_signal(int sig)
+{
+	exit(128 + sig);	/* by way of ksm_knobs_restore() */
+}
+
+/* Unmerge everything, and leave ksmd stopped with all knobs as @wanted says */
+static inline void ksm_knobs_reset(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(ksm_knobs); i++)
+		if (ksm_knobs[i].present &&
+		    ksm_knob(ksm_knobs[i].path) != (long)ksm_knobs[i].wanted)
+			write_num(ksm_knobs[i].path, ksm_knobs[i].wanted);
+}
+
+/* Once, in the main process: its children must not restore anything */
+static inline void ksm_knobs_save(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(ksm_knobs); i++) {
+		long value = ksm_knob(ksm_knobs[i].path);
+
+		ksm_knobs[i].present = value >= 0;
+		ksm_knobs[i].saved = value;
+	}
+	ksm_knobs_owner = getpid();
+	atexit(ksm_knobs_restore);
+	signal(SIGINT, ksm_knobs_signal);
+	signal(SIGTERM, ksm_knobs_signal);
+}
+
+/* Returns: what this machine lacks for the oracle, or NULL */
+static inline const char *ksm_rmap_missing(void)
+{
+	if (geteuid())
+		return "must be run as root";
+	if (access(KSM_SYSFS "run", W_OK))
+		return "no " KSM_SYSFS "run: needs CONFIG_KSM";
+	if (access(IDLE_BITMAP, W_OK))
+		return "no " IDLE_BITMAP ": needs CONFIG_IDLE_PAGE_TRACKING";
+	if (access("/proc/kpageflags", R_OK))
+		return "no /proc/kpageflags: needs CONFIG_PROC_PAGE_MONITOR";
+	return NULL;
+}
+
+/*
+ * Let ksmd complete at least @n full scans, and stop it.  How many more, depends
+ * on sleep_millisecs.
+ *
+ * Returns: false when it took more than a minute.
+ */
+static inline bool ksm_scan(int n)
+{
+	long end = ksm_get_full_scans() + n;
+	int ms = 60 * 1000;
+
+	write_num(KSM_SYSFS "run", 1);
+	while (ksm_get_full_scans() < end && --ms)
+		usleep(1000);
+	/* Writing 0 waits for ksmd to finish the batch that it is at */
+	write_num(KSM_SYSFS "run", 0);
+	return ms;
+}
+
+/*
+ * Mergeable memory of @nr pages, none of them huge, with inaccessible pages
+ * on either side which keep its vma apart from others.
+ */
+static inline char *map_area(size_t nr)
+{
+	const size_t size = nr * psize();
+	char *p = mmap(NULL, size + 2 * psize(), PROT_NONE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	p += psize();
+	if (mprotect(p, size, PROT_READ | PROT_WRITE))
+		return NULL;
+	madvise(p, size, MADV_NOHUGEPAGE);	/* EINVAL if not built in */
+	if (madvise(p, size, MADV_MERGEABLE))
+		return NULL;
+	return p;
+}
+
+/* Make the page at @p one of those that have content @tag, not 0 */
+static inline void fill_page(char *p, unsigned long tag)
+{
+	unsigned long *word = (unsigned long *)p;
+
+	for (size_t i = 0; i < psize() / sizeof(*word); i++)
+		word[i] = tag * 0x10001 + i;
+}
+
+static inline bool page_holds(const char *p, unsigned long tag)
+{
+	const unsigned long *word = (const unsigned long *)p;
+
+	for (size_t i = 0; i < psize() / sizeof(*word); i++)
+		if (word[i] != tag * 0x10001 + i)
+			return false;
+	return true;
+}
+
+/* The pagemap entry for the page at @p of process @pid; 0 for none */
+static inline uint64_t pagemap_of(pid_t pid, const char *p)
+{
+	uint64_t entry = 0;
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &entry, sizeof(entry),
+		  (uintptr_t)p / psize() * sizeof(entry)) != sizeof(entry))
+		entry = 0;
+	close(fd);
+	return entry;
+}
+
+/* Page frame number of what @pid has at @p; 0 when it is not present */
+static inline unsigned long pfn_of(pid_t pid, const char *p)
+{
+	uint64_t entry = pagemap_of(pid, p);
+
+	return PAGEMAP_PRESENT(entry) ? PAGEMAP_PFN(entry) : 0;
+}
+
+static inline bool pfn_is_ksm(unsigned long pfn)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	uint64_t flags = 0;
+
+	if (fd < 0 || pageflags_get(pfn, fd, &flags))
+		flags = 0;
+	if (fd >= 0)
+		close(fd);
+	return flags & KPF_KSM;
+}
+
+static inline int idle_open(void)
+{
+	return open(IDLE_BITMAP, O_RDWR);
+}
+
+/*
+ * One complete rmap walk of page @pfn: it clears the accessed bit of every
+ * mapping which the walk finds, and then marks the page idle.
+ */
+static inline bool idle_set(int fd, unsigned long pfn)
+{
+	uint64_t bits = BIT_ULL(pfn % 64);
+
+	return pwrite(fd, &bits, sizeof(bits), pfn / 64 * sizeof(bits)) ==
+	       sizeof(bits);
+}
+
+/*
+ * Another walk: the page is no longer idle if that finds a mapping through
+ * which it has been accessed.
+ */
+static inline bool idle_get(int fd, unsigned long pfn)
+{
+	uint64_t bits = 0;
+
+	if (pread(fd, &bits, sizeof(bits), pfn / 64 * sizeof(bits)) !=
+	    sizeof(bits))
+		return false;
+	return bits & BIT_ULL(pfn % 64);
+}
+
+/*
+ * The walk clears accessed bits without a TLB flush, so the next access may
+ * not set them again.  Flush, without touching the vmas under test.
+ */
+static inline void flush_tlb(void)
+{
+	static char *flush;
+	const size_t size = FLUSH_PAGES * psize();
+
+	if (!flush) {
+		flush = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		if (flush == MAP_FAILED)
+			ksft_exit_fail_perror("mmap");
+	}
+	/* A fork leaves the pages write-protected: there must be changes */
+	for (size_t i = 0; i < size; i += psize())
+		flush[i]++;
+	if (mprotect(flush, size, PROT_READ) ||
+	    mprotect(flush, size, PROT_READ | PROT_WRITE))
+		ksft_exit_fail_perror("mprotect");
+}
+
+#endif
