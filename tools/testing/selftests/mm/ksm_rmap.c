@@ -25,6 +25,9 @@
 #define MAX_PEERS	64
 #define NR_UNRELATED	800	/* VMAs */
 
+/* Seconds: a limit for what takes some on an emulated CPU, if that is shared */
+#define SLOW		150
+
 /*
  * Test processes other than the test itself, which is peer 0: each obeys the
  * test through a socket pair that was there before the first of them was forked,
@@ -401,7 +404,7 @@ TEST_F(ksm_rmap, merge_two_pages)
 	EXPECT_EQ(2, ksm_get_self_merging_pages());
 }
 
-TEST_F(ksm_rmap, merge_256_sharers_in_one_anon_vma)
+TEST_F_TIMEOUT(ksm_rmap, merge_256_sharers_in_one_anon_vma, SLOW)
 {
 	struct mapping m[256];
 	char *area = new_area(ARRAY_SIZE(m));
@@ -415,7 +418,7 @@ TEST_F(ksm_rmap, merge_256_sharers_in_one_anon_vma)
 	EXPECT_EQ(ARRAY_SIZE(m), ksm_get_self_merging_pages());
 }
 
-TEST_F(ksm_rmap, merge_one_sharer_in_each_of_many_processes)
+TEST_F_TIMEOUT(ksm_rmap, merge_one_sharer_in_each_of_many_processes, SLOW)
 {
 	struct mapping m[MAX_PEERS + 1] = { { 0, self->one } };
 
@@ -430,7 +433,7 @@ TEST_F(ksm_rmap, merge_one_sharer_in_each_of_many_processes)
 	assert_found(m, 1);
 }
 
-TEST_F(ksm_rmap, merge_among_hundreds_of_vmas)
+TEST_F_TIMEOUT(ksm_rmap, merge_among_hundreds_of_vmas, SLOW)
 {
 	const size_t nr = NR_UNRELATED, page = self->page;
 	char *area = new_area(nr);
@@ -1028,9 +1031,9 @@ TEST_F(ksm_rmap, private_file_mapping_at_an_offset)
  * pageblocks that are in use already.  So have KSM pages in many pageblocks,
  * with holes in between, and expect some to move.
  */
-TEST_F(ksm_rmap, migration_by_compaction)
+TEST_F_TIMEOUT(ksm_rmap, migration_by_compaction, SLOW)
 {
-	enum { PAIRS = 64, STRIDE = 64, BULK = 16384 };
+	enum { PAIRS = 64, STRIDE = 32, BULK = 16384 };
 	const size_t page = self->page;
 	struct mapping m[PAIRS][2];
 	unsigned long pfn[PAIRS];
@@ -1159,7 +1162,7 @@ static bool is_swapped(const struct mapping *m)
 	return pagemap_of(peers[m->peer].pid, m->addr) & PM_SWAP;
 }
 
-TEST_F(ksm_rmap, swap_out_and_in)
+TEST_F_TIMEOUT(ksm_rmap, swap_out_and_in, SLOW)
 {
 	enum { NR = 16 };	/* pages */
 	char cgroup[] = "/sys/fs/cgroup/ksm_rmap.XXXXXX";
