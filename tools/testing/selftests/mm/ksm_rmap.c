@@ -14,10 +14,12 @@
  */
 #include "kselftest_harness.h"
 #include <linux/mempolicy.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include "ksm_rmap.h"
@@ -27,6 +29,8 @@
 
 /* Seconds: a limit for what takes some on an emulated CPU, if that is shared */
 #define SLOW		150
+
+#define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 
 /*
  * Test processes other than the test itself, which is peer 0: each obeys the
@@ -44,9 +48,16 @@ enum op {
 	OP_HOLDS,	/* does the page at @addr hold content @arg? */
 	OP_TOUCH,	/* access the page at @addr, accessed bit included */
 	OP_UNMAP,	/* munmap the page at @addr */
+	OP_REPLACE,	/* map another page at @addr, with content @arg */
+	OP_MOVE,	/* mremap the page at @addr to @arg, with flags @nr too */
+	OP_UNMERGEABLE,	/* MADV_UNMERGEABLE for the page at @addr */
+	OP_HOLD,	/* take a reference to the page at @addr */
+	OP_RELEASE,	/* drop it */
 	OP_FORK,	/* fork peer @arg */
-	OP_EXPECT_SIGBUS,	/* ask for an early warning of memory failure */
-	OP_SIGBUS_ADDR,	/* address of that warning, 0 for none so far */
+	OP_POISON,	/* MADV_HWPOISON for the page at @addr */
+	OP_EXPECT_SIGBUS,	/* survive it; if @arg, ask for an early one */
+	OP_SIGBUS_ADDR,	/* address of the last signal, 0 for none so far */
+	OP_SIGBUS_COUNT,	/* how many there were */
 	OP_EXIT,
 };
 
@@ -63,7 +74,7 @@ struct mapping {
 };
 
 static int idle_fd;
-static unsigned long sigbus_addr;
+static unsigned long sigbus_addr, sigbus_count;
 
 static unsigned long obey(const struct request *req);
 
@@ -72,9 +83,15 @@ static void serve(int self)
 	unsigned long reply;
 	struct request req;
 
-	/* A peer must see the test's end of its socket close when the test dies */
-	for (int i = 1; i <= MAX_PEERS; i++)
-		close(peers[i].sock[0]);
+	/*
+	 * A peer must see the test's end of its socket close when the test dies.
+	 * What forked this one may have closed its own already.
+	 */
+	for (int i = 1; i <= MAX_PEERS; i++) {
+		if (peers[i].sock[0] >= 0)
+			close(peers[i].sock[0]);
+		peers[i].sock[0] = -1;
+	}
 	while (recv(peers[self].sock[1], &req, sizeof(req), 0) == sizeof(req)) {
 		if (req.op == OP_EXIT)
 			break;
@@ -89,6 +106,20 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
 	__atomic_store_n(&sigbus_addr, (unsigned long)info->si_addr,
 			 __ATOMIC_RELAXED);
+	__atomic_add_fetch(&sigbus_count, 1, __ATOMIC_RELAXED);
+}
+
+/* A pipe refers to the page, without a copy and without pinning it */
+static int holder[2];
+
+static unsigned long hold_page(char *p)
+{
+	struct iovec iov = { p, psize() };
+
+	if (pipe(holder) ||
+	    vmsplice(holder[1], &iov, 1, 0) != (ssize_t)psize())
+		return errno;
+	return 0;
 }
 
 static unsigned long obey(const struct request *req)
@@ -117,18 +148,41 @@ static unsigned long obey(const struct request *req)
 		return 0;
 	case OP_UNMAP:
 		return munmap(req->addr, psize());
+	case OP_REPLACE:
+		p = mmap(req->addr, psize(), PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		if (p == MAP_FAILED)
+			return errno;
+		fill_page(p, req->arg);
+		return 0;
+	case OP_MOVE:
+		p = sys_mremap(req->addr, psize(), psize(),
+			       MREMAP_MAYMOVE | MREMAP_FIXED | req->nr,
+			       (void *)req->arg);
+		return p == MAP_FAILED ? errno : 0;
+	case OP_UNMERGEABLE:
+		return madvise(req->addr, psize(), MADV_UNMERGEABLE);
+	case OP_HOLD:
+		return hold_page(req->addr);
+	case OP_RELEASE:
+		return close(holder[0]) || close(holder[1]);
 	case OP_FORK:
 		pid = fork();
 		if (!pid)
 			serve(req->arg);
 		return pid;
+	case OP_POISON:
+		return madvise(req->addr, psize(), MADV_HWPOISON) ? errno : 0;
 	case OP_EXPECT_SIGBUS:
 		if (sigaction(SIGBUS, &action, NULL))
 			return errno;
-		return prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY,
+		return prctl(PR_MCE_KILL, PR_MCE_KILL_SET,
+			     req->arg ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE,
 			     0, 0) ? errno : 0;
 	case OP_SIGBUS_ADDR:
 		return __atomic_load_n(&sigbus_addr, __ATOMIC_RELAXED);
+	case OP_SIGBUS_COUNT:
+		return __atomic_load_n(&sigbus_count, __ATOMIC_RELAXED);
 	default:
 		return -1;
 	}
@@ -295,6 +349,24 @@ static void __assert_found(struct __test_metadata *_metadata,
 	__assert_found(_metadata, *__m, ARRAY_SIZE(*__m), tag);		\
 })
 
+/* The content at @m is @tag, and if that is a KSM page, rmap finds it */
+static void __assert_found_or_copied(struct __test_metadata *_metadata,
+				     const struct mapping *m, unsigned long tag)
+{
+	const unsigned long pfn = pfn_at(m);
+
+	ASSERT_NE(0, pfn);
+	ASSERT_TRUE(ask(m->peer, OP_HOLDS, m->addr, tag));
+	if (pfn_is_ksm(pfn))
+		ASSERT_EQ(FOUND, walk_finds(_metadata, pfn, m)) {
+			TH_LOG("rmap misses KSM pfn %#lx at %p of pid %d", pfn,
+			       m->addr, peers[m->peer].pid);
+		}
+}
+
+#define assert_found_or_copied(m, tag) \
+	__assert_found_or_copied(_metadata, m, tag)
+
 /* The page at @addr of @peer is its own, and not a KSM page, with content @tag */
 static void __assert_unmerged(struct __test_metadata *_metadata, int peer,
 			      char *addr, unsigned long tag)
@@ -344,14 +416,14 @@ FIXTURE(ksm_rmap)
 	char *one;	/* a page on its own, content 1, in every test */
 };
 
-FIXTURE_SETUP(ksm_rmap)
+/* Returns: what this machine lacks for the tests, or NULL */
+static const char *__set_up(struct __test_metadata *_metadata)
 {
 	const char *missing = ksm_rmap_missing();
 
 	if (missing)
-		SKIP(return, "%s", missing);
+		return missing;
 	ksm_knobs_reset();
-	self->page = psize();
 	idle_fd = idle_open();
 	ASSERT_LE(0, idle_fd);
 	flush_tlb();	/* maps its memory now, not below a stack later */
@@ -365,16 +437,33 @@ FIXTURE_SETUP(ksm_rmap)
 					sizeof(timeout)));
 	}
 	peers[0].pid = getpid();
+	return NULL;
+}
+
+#define set_up() __set_up(_metadata)
+
+/* Peers exit when they see the test's end of their sockets close */
+static void tear_down(void)
+{
+	for (int i = 1; i <= MAX_PEERS; i++)
+		close(peers[i].sock[0]);
+}
+
+FIXTURE_SETUP(ksm_rmap)
+{
+	const char *missing = set_up();
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	self->page = psize();
 	self->one = map_area(1);
 	ASSERT_NE(NULL, self->one);
 	fill_page(self->one, 1);
 }
 
-/* Peers exit when they see the test's end of their sockets close */
 FIXTURE_TEARDOWN(ksm_rmap)
 {
-	for (int i = 1; i <= MAX_PEERS; i++)
-		close(peers[i].sock[0]);
+	tear_down();
 }
 
 /* A new area of @nr pages, with contents 100, 101 and so on */
@@ -1141,12 +1230,81 @@ TEST_F(ksm_rmap, migration_to_another_node)
 	}
 }
 
+enum { MOVING = 64 };	/* pages */
+
+struct mover {
+	void *pages[MOVING];
+	int moved;	/* how often all of them were */
+	bool stop;
+};
+
+static void *keep_moving(void *arg)
+{
+	struct mover *mover = arg;
+	int nodes[MOVING], status[MOVING];
+
+	while (!__atomic_load_n(&mover->stop, __ATOMIC_RELAXED)) {
+		for (int i = 0; i < MOVING; i++)
+			nodes[i] = mover->moved % 2;
+		syscall(__NR_move_pages, 0, (unsigned long)MOVING, mover->pages,
+			nodes, status, MPOL_MF_MOVE_ALL);
+		mover->moved++;
+	}
+	return NULL;
+}
+
+/*
+ * While a page is being migrated, it is not there for ksmd to see.  It must not
+ * be forgotten for that.
+ */
+TEST_F_TIMEOUT(ksm_rmap, migration_while_ksmd_scans, SLOW)
+{
+	enum { ROUNDS = 40 };
+	struct mover mover = { };
+	struct mapping m[MOVING];
+	char *area = new_area(MOVING);
+	pthread_t thread;
+	int merged = 0;
+
+	if (access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "needs two memory nodes, try numa=fake=2");
+	for (int i = 0; i < MOVING; i++) {
+		m[i] = (struct mapping){ 0, area + i * self->page };
+		fill_page(m[i].addr, 2 + i / 2);
+		mover.pages[i] = m[i].addr;
+	}
+	for (int round = 0; round < ROUNDS; round++) {
+		for (int i = 0; i < MOVING; i += 2)
+			__merge(_metadata, &m[i], 2);
+		mover.stop = false;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, keep_moving, &mover));
+		write_num(KSM_SYSFS "run", 1);
+		usleep(20000 + round * 100);
+		write_num(KSM_SYSFS "run", 0);
+		__atomic_store_n(&mover.stop, true, __ATOMIC_RELAXED);
+		ASSERT_EQ(0, pthread_join(thread, NULL));
+
+		for (int i = 0; i < MOVING; i++) {
+			assert_found_or_copied(&m[i], 2 + i / 2);
+			merged += pfn_is_ksm(pfn_at(&m[i]));
+		}
+	}
+	TH_LOG("%d of %d pages were left merged, in %d moves of all pages",
+	       merged, ROUNDS * MOVING, mover.moved);
+	ASSERT_LT(ROUNDS, mover.moved);
+	ASSERT_LT(0, merged);
+}
+
 /* A page that has more than one mapping is not for MADV_PAGEOUT to reclaim */
 static void swap_out(const char *cgroup)
 {
 	static const char * const how[] = { "64M swappiness=max", "64M" };
-	char path[128];
+	char path[128], stat[16];
 	int fd;
+
+	/* Has the kernel sum up the statistics, which reclaim goes by */
+	snprintf(path, sizeof(path), "%s/memory.stat", cgroup);
+	read_file(path, stat, sizeof(stat));
 
 	snprintf(path, sizeof(path), "%s/memory.reclaim", cgroup);
 	fd = open(path, O_WRONLY);
@@ -1162,36 +1320,80 @@ static bool is_swapped(const struct mapping *m)
 	return pagemap_of(peers[m->peer].pid, m->addr) & PM_SWAP;
 }
 
-TEST_F_TIMEOUT(ksm_rmap, swap_out_and_in, SLOW)
+/*
+ * Make a cgroup whose memory can be swapped out, named in @cgroup.
+ *
+ * Returns: what this machine lacks for that, or NULL
+ */
+static const char *make_cgroup(char *cgroup)
 {
-	enum { NR = 16 };	/* pages */
-	char cgroup[] = "/sys/fs/cgroup/ksm_rmap.XXXXXX";
-	char path[64], swaps[256];
-	struct mapping m[NR][3];
-	int tries, out = 0;
+	char path[128], swaps[256];
 	bool can_reclaim;
 
 	if (read_file("/proc/swaps", swaps, sizeof(swaps)) <= 0 ||
 	    !strchr(strchr(swaps, '\n') + 1, '\n'))
-		SKIP(return, "no swap: try zram");
+		return "no swap: try zram";
+	strcpy(cgroup, "/sys/fs/cgroup/ksm_rmap.XXXXXX");
 	if (!mkdtemp(cgroup))
-		SKIP(return, "no cgroup v2 at /sys/fs/cgroup");
+		return "no cgroup v2 at /sys/fs/cgroup";
 	snprintf(path, sizeof(path), "%s/memory.reclaim", cgroup);
 	can_reclaim = !access(path, W_OK);
 	if (!can_reclaim) {
 		rmdir(cgroup);
-		SKIP(return, "no memory.reclaim: +memory in cgroup.subtree_control of the root");
+		return "no memory.reclaim: +memory in cgroup.subtree_control of the root";
 	}
+	return NULL;
+}
+
+/* Charge to @cgroup what @peer maps from now on */
+static void enter_cgroup(const char *cgroup, int peer)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup);
+	write_num(path, peers[peer].pid);
+}
+
+/*
+ * Swap out what all @n of @m map, which is charged to @cgroup.
+ *
+ * KSM pages are active at first.  That reclaim learns how many active pages there
+ * are, and deactivates them, takes two seconds when there are less than hundreds.
+ *
+ * Returns: how many are swapped out
+ */
+static int swap_out_all(const char *cgroup, const struct mapping *m, int n)
+{
+	int out = 0;
+
+	for (int tries = 0; out < n && tries < 40; tries++) {
+		swap_out(cgroup);
+		usleep(tries ? 250000 : 0);
+		out = 0;
+		for (int i = 0; i < n; i++)
+			out += is_swapped(&m[i]);
+	}
+	return out;
+}
+
+TEST_F_TIMEOUT(ksm_rmap, swap_out_and_in, SLOW)
+{
+	enum { NR = 16 };	/* pages */
+	struct mapping m[NR][3];
+	char cgroup[64];
+	const char *missing = make_cgroup(cgroup);
+
+	if (missing)
+		SKIP(return, "%s", missing);
 
 	/* Charge to this cgroup what the two peers map */
-	snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup);
 	for (int j = 0; j < 3; j++) {
 		const int peer = j ? 2 : 1;
 		char *area;
 
 		if (j < 2) {
 			fork_peer(peer, 0);
-			write_num(path, peers[peer].pid);
+			enter_cgroup(cgroup, peer);
 		}
 		area = map_by(peer, NR, 1000);
 		for (int i = 0; i < NR; i++)
@@ -1202,23 +1404,7 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_and_in, SLOW)
 	for (int i = 0; i < NR; i++)
 		merge(m[i]);
 
-	/*
-	 * KSM pages are active at first.  That reclaim learns how many active
-	 * pages there are, and deactivates them, may take a cgroup as small as
-	 * this two seconds.
-	 */
-	for (tries = 0; out < NR && tries < 40; tries++) {
-		swap_out(cgroup);
-		usleep(tries ? 250000 : 0);
-		out = 0;
-		for (int i = 0; i < NR; i++)
-			out += is_swapped(&m[i][0]) && is_swapped(&m[i][1]) &&
-			       is_swapped(&m[i][2]);
-	}
-	EXPECT_EQ(NR, out) {
-		TH_LOG("%d of %d pages swapped out in %d tries", out, NR,
-		       tries);
-	}
+	EXPECT_EQ(3 * NR, swap_out_all(cgroup, m[0], 3 * NR));
 
 	/* Each comes back through one mapping after the other */
 	for (int i = 0; i < NR; i++)
@@ -1236,34 +1422,293 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_and_in, SLOW)
 	rmdir(cgroup);
 }
 
-/* Each process that asked for it is told where it maps a page that failed */
-TEST_F(ksm_rmap, memory_failure)
+/*
+ * A KSM page that was swapped out, but is still in the swap cache, may be mapped
+ * as it is by whoever touches it next.  That must not happen where rmap will not
+ * find it: there the page is to be copied.
+ *
+ *      m[0]     m[1]     m[2]
+ *    |  1  | 101 |  1  | 103 |  1  |
+ *
+ * All of these belong to peer 1, and m[1] is what something happens to.
+ */
+FIXTURE(swap_cache)
 {
-	struct mapping m[3] = { };
-	const char *unpoison = "/sys/kernel/debug/hwpoison/unpoison-pfn";
+	char cgroup[64];
+};
+
+FIXTURE_VARIANT(swap_cache)
+{
+	bool ksmd;	/* scans, and drops the rmap_items of what is not there */
+	bool forked;	/* it happens in a child */
+	bool present;	/* m[2] is mapped again before */
+	enum op op;	/* what happens to m[1]; 0 for nothing */
+	int to;		/* OP_MOVE: where m[to] is, or a new place */
+	int flags;	/* OP_MOVE: for mremap() */
+};
+
+#define SWAP_CACHE(name, ...) \
+	FIXTURE_VARIANT_ADD(swap_cache, name) { __VA_ARGS__ }
+
+SWAP_CACHE(touched, .op = 0);
+SWAP_CACHE(dropped, .ksmd = true);
+SWAP_CACHE(dropped_forked, .ksmd = true, .forked = true);
+SWAP_CACHE(dropped_other_present, .ksmd = true, .present = true);
+SWAP_CACHE(moved, .op = OP_MOVE, .to = -1);
+SWAP_CACHE(moved_forked, .op = OP_MOVE, .to = -1, .forked = true);
+SWAP_CACHE(moved_other_present, .op = OP_MOVE, .to = -1, .present = true);
+SWAP_CACHE(moved_dontunmap, .op = OP_MOVE, .to = -1,
+	   .flags = MREMAP_DONTUNMAP);
+SWAP_CACHE(moved_to_sharer, .op = OP_MOVE, .to = 0);
+SWAP_CACHE(moved_to_sharer_forked, .op = OP_MOVE, .to = 0, .forked = true);
+SWAP_CACHE(moved_to_sharer_other_present, .op = OP_MOVE, .to = 0,
+	   .present = true);
+SWAP_CACHE(moved_to_sharer_dontunmap, .op = OP_MOVE, .to = 0,
+	   .flags = MREMAP_DONTUNMAP);
+SWAP_CACHE(moved_to_present_sharer, .op = OP_MOVE, .to = 2, .present = true);
+SWAP_CACHE(unmergeable, .op = OP_UNMERGEABLE);
+SWAP_CACHE(unmergeable_forked, .op = OP_UNMERGEABLE, .forked = true);
+SWAP_CACHE(unmergeable_other_present, .op = OP_UNMERGEABLE, .present = true);
+
+FIXTURE_SETUP(swap_cache)
+{
+	const char *missing = set_up();
+
+	if (!missing)
+		missing = make_cgroup(self->cgroup);
+	if (missing)
+		SKIP(return, "%s", missing);
+}
+
+FIXTURE_TEARDOWN(swap_cache)
+{
+	tear_down();
+	for (int ms = 5000; rmdir(self->cgroup) && errno == EBUSY && ms; ms--)
+		usleep(1000);
+}
+
+/* With two memory nodes, the page at @m can be migrated */
+static void __move_to_other_node(struct __test_metadata *_metadata,
+				 const struct mapping *m)
+{
+	int node, status = -ENOENT;
+	void *addr = m->addr;
+
+	if (access("/sys/devices/system/node/node1", F_OK))
+		return;
+	ASSERT_EQ(0, syscall(__NR_move_pages, peers[m->peer].pid, 1UL, &addr,
+			     NULL, &status, 0));
+	ASSERT_LE(0, status);
+	node = !status;
+	ASSERT_EQ(0, syscall(__NR_move_pages, peers[m->peer].pid, 1UL, &addr,
+			     &node, &status, MPOL_MF_MOVE_ALL));
+	ASSERT_EQ(node, status);
+}
+
+#define move_to_other_node(m) __move_to_other_node(_metadata, m)
+
+/* The page at @m can be replaced, if its frame can be put back afterwards */
+static void __soft_offline(struct __test_metadata *_metadata,
+			   const struct mapping *m)
+{
+	const char *path = "/sys/devices/system/memory/soft_offline_page";
+	const unsigned long pfn = pfn_at(m);
+	char address[32];
+	int fd, len;
+
+	if (access(UNPOISON, W_OK) || access(path, W_OK))
+		return;
+	fd = open(path, O_WRONLY);
+	ASSERT_LE(0, fd);
+	len = snprintf(address, sizeof(address), "%#lx", pfn * psize());
+	EXPECT_EQ(len, write(fd, address, len)) {
+		TH_LOG("soft offline of pfn %#lx: %s", pfn, strerror(errno));
+	}
+	close(fd);
+	if (pfn_at(m) != pfn)
+		EXPECT_EQ(0, unpoison_memory(pfn));
+}
+
+#define soft_offline(m) __soft_offline(_metadata, m)
+
+TEST_F_TIMEOUT(swap_cache, found_or_copied, SLOW)
+{
+	enum { BULK = 300 };	/* pages: see swap_out_all() */
+	const int who = variant->forked ? 2 : 1, n = variant->forked ? 6 : 3;
+	const size_t page = psize();
+	struct mapping m[6], *it;
+	char *area, *to;
 	unsigned long pfn;
 
-	if (access(unpoison, W_OK))
-		SKIP(return, "no %s: the page could not be put back, needs CONFIG_HWPOISON_INJECT",
-		     unpoison);
-	/* Fork before, so that no process maps the page at two addresses */
 	fork_peer(1, 0);
-	fork_peer(2, 0);
+	enter_cgroup(self->cgroup, 1);
+	area = map_by(1, 5, 100);
+	to = map_by(1, BULK, 200);
 	for (int i = 0; i < 3; i++) {
-		m[i].peer = i;
-		m[i].addr = map_by(i, 1, 7);
-		ASSERT_EQ(0, ask(i, OP_EXPECT_SIGBUS, NULL, 0));
+		m[i] = (struct mapping){ 1, area + 2 * i * page };
+		m[i + 3] = (struct mapping){ 2, m[i].addr };
+		ask(1, OP_FILL, m[i].addr, 1);
 	}
-	merge(m);
+	__merge(_metadata, m, 3);
+
+	/* The reference keeps it in the swap cache, whatever the swap device */
 	pfn = pfn_at(&m[0]);
-	ASSERT_EQ(0, madvise(m[0].addr, self->page, MADV_HWPOISON));
+	ASSERT_EQ(0, ask(1, OP_HOLD, m[0].addr, 0));
+	ASSERT_EQ(3, swap_out_all(self->cgroup, m, 3));
+	if (variant->forked)
+		fork_peer(2, 1);
+	if (variant->present) {
+		ask(1, OP_TOUCH, m[2].addr, 0);
+		ASSERT_EQ(pfn, pfn_at(&m[2]));
+		ASSERT_TRUE(pfn_is_ksm(pfn));
+	}
+
+	it = &m[variant->forked ? 4 : 1];
+	if (variant->op == OP_MOVE) {
+		if (variant->to >= 0)
+			to = m[variant->to].addr;
+		ASSERT_EQ(0, __ask(_metadata, who, OP_MOVE, it->addr,
+				   (unsigned long)to, variant->flags));
+		it->addr = to;
+	} else if (variant->op == OP_UNMERGEABLE) {
+		ASSERT_EQ(0, ask(who, OP_UNMERGEABLE, it->addr, 0));
+	}
+	if (variant->ksmd)
+		ASSERT_TRUE(ksm_scan(1));
+
+	/* All come back; and again, when ksmd has seen what became of them */
+	for (int scanned = 0; scanned < 2; scanned++) {
+		for (int i = 0; i < n; i++)
+			ask(m[i].peer, OP_TOUCH, m[i].addr, 0);
+		for (int i = 0; i < n; i++)
+			assert_found_or_copied(&m[i], 1);
+		if (variant->op == OP_UNMERGEABLE)
+			assert_unmerged(who, it->addr, 1);
+		else if (!variant->op && !variant->ksmd)
+			ASSERT_EQ(pfn, pfn_at(&m[0]));
+		if (!scanned)
+			ASSERT_TRUE(ksm_scan(1));
+	}
+
+	/* What is not found cannot be moved, nor taken offline */
+	ASSERT_EQ(0, ask(1, OP_RELEASE, NULL, 0));
+	if (variant->forked)
+		ASSERT_EQ(0, ask(2, OP_RELEASE, NULL, 0));
+	for (int i = 0; i < n; i++) {
+		pfn = pfn_at(&m[i]);
+		move_to_other_node(&m[i]);
+		soft_offline(&m[i]);
+		ASSERT_NE(pfn, pfn_at(&m[i]));
+		ASSERT_TRUE(ask(m[i].peer, OP_HOLDS, m[i].addr, 1));
+	}
+}
+
+/*
+ * When a page fails, each process that maps it is told where, if it asked for
+ * that, and once; others are not, whatever they have in common with those.
+ */
+FIXTURE(memory_failure)
+{
+};
+
+FIXTURE_VARIANT(memory_failure)
+{
+	bool early;	/* they asked for it */
+};
+
+FIXTURE_VARIANT_ADD(memory_failure, early_kill)
+{
+	.early = true,
+};
+
+FIXTURE_VARIANT_ADD(memory_failure, late_kill)
+{
+	.early = false,
+};
+
+FIXTURE_SETUP(memory_failure)
+{
+	const char *missing = set_up();
+
+	if (!missing && access(UNPOISON, W_OK))
+		missing = "no " UNPOISON ": the page could not be put back, needs CONFIG_HWPOISON_INJECT";
+	if (missing)
+		SKIP(return, "%s", missing);
+}
+
+FIXTURE_TEARDOWN(memory_failure)
+{
+	tear_down();
+}
+
+TEST_F(memory_failure, signals_who_maps_the_page)
+{
+	enum { PARENT = 1, CHILD, WROTE, UNMAPPED, MOVED, REPLACED, OTHER,
+	       OTHER_WROTE, NR };
+	struct mapping m[NR], merged[4], twice;
+	unsigned long pfn, addr;
+	char *area, *to;
+
+	/* Fork before, so that the others have nothing of the parent */
+	fork_peer(PARENT, 0);
+	fork_peer(OTHER, 0);
+	fork_peer(OTHER_WROTE, 0);
+	area = map_by(PARENT, 3, 600);
+	ask(PARENT, OP_FILL, area, 7);
+	ask(PARENT, OP_FILL, area + 2 * psize(), 7);
+	to = map_by(PARENT, 1, 8);
+	for (int i = 0; i < NR; i++)
+		m[i] = (struct mapping){ i, area };
+	m[OTHER].addr = map_by(OTHER, 1, 7);
+	m[OTHER_WROTE].addr = map_by(OTHER_WROTE, 1, 7);
+	twice = (struct mapping){ PARENT, area + 2 * psize() };
+
+	merged[0] = m[PARENT];
+	merged[1] = twice;
+	merged[2] = m[OTHER];
+	merged[3] = m[OTHER_WROTE];
+	merge(merged);
+	pfn = pfn_at(&m[PARENT]);
+
+	/* One page of the parent's is enough to tell them apart */
+	for (int i = CHILD; i <= REPLACED; i++) {
+		fork_peer(i, PARENT);
+		ASSERT_EQ(0, ask(i, OP_UNMAP, twice.addr, 0));
+	}
+	ask(WROTE, OP_FILL, area, 9);
+	ASSERT_EQ(0, ask(UNMAPPED, OP_UNMAP, area, 0));
+	ASSERT_EQ(0, ask(MOVED, OP_MOVE, area, (unsigned long)to));
+	m[MOVED].addr = to;
+	ASSERT_EQ(0, ask(REPLACED, OP_REPLACE, area, 9));
+	ask(OTHER_WROTE, OP_FILL, m[OTHER_WROTE].addr, 9);
+	ASSERT_EQ(pfn, pfn_at(&m[CHILD]));
+	ASSERT_NE(pfn, pfn_at(&m[MOVED]));
+
+	for (int i = PARENT; i < NR; i++)
+		ASSERT_EQ(0, ask(i, OP_EXPECT_SIGBUS, NULL, variant->early));
+	ASSERT_EQ(0, ask(PARENT, OP_POISON, area, 0));
 	EXPECT_EQ(0, unpoison_memory(pfn));
 
-	for (int i = 0; i < 3; i++) {
-		EXPECT_EQ((unsigned long)m[i].addr,
-			  ask(i, OP_SIGBUS_ADDR, NULL, 0));
-		EXPECT_EQ(0, pfn_at(&m[i]));
+	for (int i = PARENT; i < NR; i++) {
+		const bool maps = i == PARENT || i == CHILD || i == OTHER;
+		/* Who caused the failure is told in any case */
+		const bool told = i == PARENT || (maps && variant->early);
+
+		EXPECT_EQ(told, ask(i, OP_SIGBUS_COUNT, NULL, 0)) {
+			TH_LOG("peer %d", i);
+		}
+		addr = ask(i, OP_SIGBUS_ADDR, NULL, 0);
+		if (i == PARENT && addr == (unsigned long)twice.addr)
+			addr = (unsigned long)area;
+		EXPECT_EQ(told ? (unsigned long)m[i].addr : 0, addr);
+		if (maps) {
+			EXPECT_EQ(0, pfn_at(&m[i]));
+		} else if (i != UNMAPPED) {
+			EXPECT_TRUE(ask(i, OP_HOLDS, m[i].addr,
+					i == MOVED ? 7 : 9));
+		}
 	}
+	EXPECT_EQ(0, pfn_at(&twice));
 }
 
 int main(int argc, char **argv)

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <linux/mempolicy.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -24,6 +25,7 @@
 #define MAX_RUNS	1000
 
 static unsigned long vmas = 1, sharers = 2, forks, runs = 5;
+static bool own_pages;
 static char *mapping[MAX_SHARERS];
 /* Index 0 is the benchmark itself */
 static pid_t pids[MAX_FORKS + 1];
@@ -42,6 +44,8 @@ static void build(void)
 
 	if (!area)
 		ksft_exit_fail_msg("cannot map %lu pages\n", nr);
+	if (sharers == 1 && !own_pages && madvise(area, nr * page, MADV_UNMERGEABLE))
+		ksft_exit_fail_perror("madvise");
 	for (unsigned long i = 0; i < sharers; i++) {
 		mapping[i] = area + i * nr / sharers * page;
 		fill_page(mapping[i], 1);
@@ -56,19 +60,20 @@ static void build(void)
 
 static void merge(void)
 {
+	const unsigned long nr = sharers * (own_pages ? forks + 1 : 1);
 	unsigned long pfn = 0, same = 0;
 
-	for (int scans = 0; scans < 20 && same < sharers; scans++) {
+	for (int scans = 0; scans < 20 && same < nr; scans++) {
 		if (!ksm_scan(3))
 			ksft_exit_fail_msg("ksmd does not complete its scans\n");
 		pfn = pfn_of(getpid(), mapping[0]);
-		for (same = 0; same < sharers; same++)
-			if (pfn_of(getpid(), mapping[same]) != pfn)
+		for (same = 0; same < nr; same++)
+			if (pfn_of(pids[same / sharers],
+				   mapping[same % sharers]) != pfn)
 				break;
 	}
-	if (same < sharers || !pfn_is_ksm(pfn))
-		ksft_exit_fail_msg("ksmd merged %lu of %lu pages\n", same,
-				   sharers);
+	if (same < nr || !pfn_is_ksm(pfn))
+		ksft_exit_fail_msg("ksmd merged %lu of %lu pages\n", same, nr);
 }
 
 static void touch(unsigned long i)
@@ -82,6 +87,10 @@ static void child(int from_parent, int to_parent)
 {
 	unsigned long i;
 
+	if (own_pages)
+		build();
+	if (write(to_parent, &mapping[0], sizeof(mapping[0])) < 0)
+		_exit(1);
 	while (read(from_parent, &i, sizeof(i)) == sizeof(i)) {
 		touch(i);
 		if (write(to_parent, &i, sizeof(i)) != sizeof(i))
@@ -90,11 +99,12 @@ static void child(int from_parent, int to_parent)
 	_exit(0);
 }
 
+/* Children map the same pages at the same addresses, theirs or the parent's */
 static void fork_all(void)
 {
 	int down[2], up[2];
+	char *first;
 
-	pids[0] = getpid();
 	for (unsigned long i = 1; i <= forks; i++) {
 		if (pipe(down) || pipe(up))
 			ksft_exit_fail_perror("pipe");
@@ -113,6 +123,13 @@ static void fork_all(void)
 		to_child[i] = down[1];
 		from_child[i] = up[0];
 	}
+	if (own_pages)
+		build();
+	for (unsigned long i = 1; i <= forks; i++)
+		if (read(from_child[i], &first, sizeof(first)) !=
+		    sizeof(first) || first != mapping[0])
+			ksft_exit_fail_msg("child %lu has no pages at %p\n", i,
+					   mapping[0]);
 }
 
 static void reap_all(void)
@@ -184,7 +201,12 @@ static void measure(unsigned long *cost)
 	const unsigned long pfn = pfn_of(getpid(), mapping[0]);
 	struct timespec from, to;
 
-	/* Warm up; and a page that is not on the LRU would not be walked */
+	/*
+	 * Warm up; and a page that is not on the LRU would not be walked: it may
+	 * be on its way there, until the page cache is dropped.
+	 */
+	if (!idle_set(idle_fd, pfn) || !idle_get(idle_fd, pfn))
+		write_num("/proc/sys/vm/drop_caches", 1);
 	if (!idle_set(idle_fd, pfn) || !idle_get(idle_fd, pfn))
 		ksft_exit_fail_msg("pfn %#lx is not walked\n", pfn);
 	for (unsigned long i = 0; i < runs; i++) {
@@ -219,10 +241,12 @@ static unsigned long parse(const char *arg, char option, unsigned long min,
 
 static void help(const char *self)
 {
-	printf("usage: %s [-v VMAs] [-s sharers] [-f forks] [-r runs] [-c]\n"
+	printf("usage: %s [-v VMAs] [-s sharers] [-f forks] [-p] [-r runs] [-c]\n"
 	       "  -v  VMAs in the anon_vma, default 1\n"
-	       "  -s  pages of these that share the KSM page, 2 to %d, default 2\n"
+	       "  -s  pages of these that share the KSM page, 2 to %d, default 2;\n"
+	       "      1 for an ordinary page, with which KSM has nothing to do\n"
 	       "  -f  children forked after merging, up to %d, default 0\n"
+	       "  -p  children are forked before, and share pages of their own\n"
 	       "  -r  walks to measure, default 5\n"
 	       "  -c  print values separated by commas; -cc names them, and exits\n",
 	       self, MAX_SHARERS, MAX_FORKS);
@@ -232,22 +256,26 @@ int main(int argc, char **argv)
 {
 	long shared[3], sharing[3];
 	unsigned long cost[MAX_RUNS], found, total;
+	const struct rlimit files = { 4 * MAX_FORKS, 4 * MAX_FORKS };
 	int option, csv = 0;
 	const char *missing;
 
-	while ((option = getopt(argc, argv, "v:s:f:r:ch")) != -1) {
+	while ((option = getopt(argc, argv, "v:s:f:r:pch")) != -1) {
 		switch (option) {
 		case 'v':
 			vmas = parse(optarg, option, 1, 1000000);
 			break;
 		case 's':
-			sharers = parse(optarg, option, 2, MAX_SHARERS);
+			sharers = parse(optarg, option, 1, MAX_SHARERS);
 			break;
 		case 'f':
 			forks = parse(optarg, option, 0, MAX_FORKS);
 			break;
 		case 'r':
 			runs = parse(optarg, option, 1, MAX_RUNS);
+			break;
+		case 'p':
+			own_pages = true;
 			break;
 		case 'c':
 			csv++;
@@ -258,7 +286,7 @@ int main(int argc, char **argv)
 		}
 	}
 	if (csv > 1) {
-		printf("vmas,sharers,forks,mappings,found,runs,");
+		printf("vmas,sharers,forks,own_pages,mappings,found,runs,");
 		printf("min_ns,median_ns,max_ns,shared,sharing,");
 		printf("cow_shared,cow_sharing,unmerged_shared,unmerged_sharing\n");
 		return KSFT_PASS;
@@ -269,14 +297,23 @@ int main(int argc, char **argv)
 		printf("SKIP: %s\n", missing);
 		return KSFT_SKIP;
 	}
+	/* Two files a child */
+	if (setrlimit(RLIMIT_NOFILE, &files))
+		ksft_exit_fail_perror("setrlimit");
 	ksm_knobs_save();
 	ksm_knobs_reset();
 	idle_fd = idle_open();
 
-	build();
-	merge();
+	pids[0] = getpid();
+	if (own_pages)
+		fork_all();
+	else
+		build();
+	if (sharers > 1 || own_pages)
+		merge();
 	read_counters(&shared[0], &sharing[0]);
-	fork_all();
+	if (!own_pages)
+		fork_all();
 	measure(cost);
 	total = sharers * (forks + 1);
 	found = found_by_migration();
@@ -292,15 +329,15 @@ int main(int argc, char **argv)
 	read_counters(&shared[2], &sharing[2]);
 
 	if (csv) {
-		printf("%lu,%lu,%lu,%lu,%lu,%lu,%lu,%lu,%lu", vmas, sharers,
-		       forks, total, found, runs, cost[0], cost[runs / 2],
-		       cost[runs - 1]);
+		printf("%lu,%lu,%lu,%d,%lu,%lu,%lu,%lu,%lu,%lu", vmas, sharers,
+		       forks, own_pages, total, found, runs, cost[0],
+		       cost[runs / 2], cost[runs - 1]);
 		for (int i = 0; i < 3; i++)
 			printf(",%ld,%ld", shared[i], sharing[i]);
 		printf("\n");
 	} else {
-		printf("%lu VMAs, %lu sharers, %lu forks: ", vmas, sharers,
-		       forks);
+		printf("%lu VMAs, %lu sharers, %lu forks%s: ", vmas, sharers,
+		       forks, own_pages ? " with own pages" : "");
 		printf("a walk takes %lu ns (median of %lu, %lu to %lu)\n",
 		       cost[runs / 2], runs, cost[0], cost[runs - 1]);
 		printf("found %lu of %lu mappings\n", found, total);
