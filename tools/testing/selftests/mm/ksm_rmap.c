@@ -1447,28 +1447,104 @@ FIXTURE_VARIANT(swap_cache)
 	int flags;	/* OP_MOVE: for mremap() */
 };
 
-#define SWAP_CACHE(name, ...) \
-	FIXTURE_VARIANT_ADD(swap_cache, name) { __VA_ARGS__ }
+FIXTURE_VARIANT_ADD(swap_cache, touched)
+{
+};
 
-SWAP_CACHE(touched, .op = 0);
-SWAP_CACHE(dropped, .ksmd = true);
-SWAP_CACHE(dropped_forked, .ksmd = true, .forked = true);
-SWAP_CACHE(dropped_other_present, .ksmd = true, .present = true);
-SWAP_CACHE(moved, .op = OP_MOVE, .to = -1);
-SWAP_CACHE(moved_forked, .op = OP_MOVE, .to = -1, .forked = true);
-SWAP_CACHE(moved_other_present, .op = OP_MOVE, .to = -1, .present = true);
-SWAP_CACHE(moved_dontunmap, .op = OP_MOVE, .to = -1,
-	   .flags = MREMAP_DONTUNMAP);
-SWAP_CACHE(moved_to_sharer, .op = OP_MOVE, .to = 0);
-SWAP_CACHE(moved_to_sharer_forked, .op = OP_MOVE, .to = 0, .forked = true);
-SWAP_CACHE(moved_to_sharer_other_present, .op = OP_MOVE, .to = 0,
-	   .present = true);
-SWAP_CACHE(moved_to_sharer_dontunmap, .op = OP_MOVE, .to = 0,
-	   .flags = MREMAP_DONTUNMAP);
-SWAP_CACHE(moved_to_present_sharer, .op = OP_MOVE, .to = 2, .present = true);
-SWAP_CACHE(unmergeable, .op = OP_UNMERGEABLE);
-SWAP_CACHE(unmergeable_forked, .op = OP_UNMERGEABLE, .forked = true);
-SWAP_CACHE(unmergeable_other_present, .op = OP_UNMERGEABLE, .present = true);
+FIXTURE_VARIANT_ADD(swap_cache, dropped)
+{
+	.ksmd = true,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, dropped_forked)
+{
+	.ksmd = true,
+	.forked = true,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, dropped_other_present)
+{
+	.ksmd = true,
+	.present = true,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, moved)
+{
+	.op = OP_MOVE,
+	.to = -1,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, moved_forked)
+{
+	.op = OP_MOVE,
+	.to = -1,
+	.forked = true,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, moved_other_present)
+{
+	.op = OP_MOVE,
+	.to = -1,
+	.present = true,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, moved_dontunmap)
+{
+	.op = OP_MOVE,
+	.to = -1,
+	.flags = MREMAP_DONTUNMAP,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, moved_to_sharer)
+{
+	.op = OP_MOVE,
+	.to = 0,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, moved_to_sharer_forked)
+{
+	.op = OP_MOVE,
+	.to = 0,
+	.forked = true,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, moved_to_sharer_other_present)
+{
+	.op = OP_MOVE,
+	.to = 0,
+	.present = true,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, moved_to_sharer_dontunmap)
+{
+	.op = OP_MOVE,
+	.to = 0,
+	.flags = MREMAP_DONTUNMAP,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, moved_to_present_sharer)
+{
+	.op = OP_MOVE,
+	.to = 2,
+	.present = true,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, unmergeable)
+{
+	.op = OP_UNMERGEABLE,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, unmergeable_forked)
+{
+	.op = OP_UNMERGEABLE,
+	.forked = true,
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, unmergeable_other_present)
+{
+	.op = OP_UNMERGEABLE,
+	.present = true,
+};
 
 FIXTURE_SETUP(swap_cache)
 {
@@ -1631,7 +1707,7 @@ FIXTURE_SETUP(memory_failure)
 	const char *missing = set_up();
 
 	if (!missing && access(UNPOISON, W_OK))
-		missing = "no " UNPOISON ": the page could not be put back, needs CONFIG_HWPOISON_INJECT";
+		missing = "no " UNPOISON ": needs CONFIG_HWPOISON_INJECT";
 	if (missing)
 		SKIP(return, "%s", missing);
 }
