@@ -12,17 +12,23 @@ make save                  the commits of that tree back into patches/ and new f
 make mbox                  the series as mail, and as one file for git am
 make build                 both kernels; `make unpatched` or `make patched` for one
 make prefixes              builds the series patch by patch, and boots each
+make kunit                 KSM's KUnit tests in User Mode Linux, of 64 and 32 bits
+make mutants               breaks the series in each way known: the tests must notice
+make results               the main job, with its figures put into results/ and README
 make clean                 removes what was made, but for downloaded packages
 
 BASE=7.2                   the kernel to work on: one of bases/
 LINUX=/path/to/tree        a kernel tree of yours (copied, never written to)
 KSFT="ksm ksm_rmap"        only these categories of the mm selftests
+FLAVOR=debug               kernels with KASAN, lockdep and CONFIG_DEBUG_VM_KSM_RMAP
+MUTANTS="forks-skipped"    only these of mutants/7.2
 ACCEL=tcg                  boot without KVM even where it works
 endef
 
 TARGETS ?= mm
 
-.PHONY: all kselftest check tree save mbox prefixes build unpatched patched clean help
+.PHONY: all kselftest check tree save mbox prefixes kunit mutants results build unpatched \
+	patched clean help
 .NOTPARALLEL:
 
 all:
@@ -37,6 +43,16 @@ check tree save mbox clean:
 
 prefixes:
 	@scripts/prefixes --boot
+
+kunit:
+	@scripts/kunit
+	@scripts/kunit 32
+
+mutants:
+	@scripts/mutants $(MUTANTS)
+
+results:
+	@scripts/walk --save
 
 build:
 	@scripts/build all

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Runs in the guest: walk.sh BENCH CASE...; each CASE is VMAs,sharers,forks,runs.
-# Prints a line of comma-separated values a case.
+# Runs in the guest: walk.sh BENCH CASE...; each CASE is VMAs,sharers,forks,runs, or
+# VMAs,sharers,processes-p,runs. Prints a line of comma-separated values a case.
 
 set -eu
 
@@ -15,7 +15,10 @@ rc=0
 for case; do
 	echo "$case" | {
 		IFS=, read -r vmas sharers forks runs
-		"$bench" -v "$vmas" -s "$sharers" -f "$forks" -r "$runs" -c
+		own=
+		[ "$forks" = "${forks%-p}" ] || own=-p
+		# shellcheck disable=SC2086 # an option, or none
+		"$bench" -v "$vmas" -s "$sharers" -f "${forks%-p}" $own -r "$runs" -c
 	} || rc=$?
 done
 exit $rc

@@ -21,9 +21,10 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BASE=${BASE:-7.2}
 LINUX=${LINUX:-}
 if [ -n "$LINUX" ]; then B=$ROOT/build/user; else B=$ROOT/build/$BASE; fi
+FLAVOR=${FLAVOR:-}
 LOGS=$B/logs
 PATCHES=$ROOT/patches/$BASE
-export ROOT BASE LINUX B LOGS PATCHES
+export ROOT BASE LINUX FLAVOR B LOGS PATCHES
 
 # Nothing of the caller's make, git or kernel build environment may leak into
 # the make and git that we run.
@@ -46,6 +47,9 @@ die_log() { # LOG MESSAGE
 
 grep -qs '^package:' "$ROOT/bases/$BASE" ||
 	die "no base $BASE here; BASE is one of: $(cd "$ROOT/bases" && grep -l '^package:' -- * | xargs)"
+
+[ -z "$FLAVOR" ] || [ "$FLAVOR" = debug ] ||
+	die "no flavor $FLAVOR here; leave FLAVOR out, or say debug"
 
 # The values of one key in bases/$BASE
 base_get() { sed -n "s/^$1:[[:space:]]*//p" "$ROOT/bases/$BASE"; }

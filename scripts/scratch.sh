@@ -1,0 +1,34 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# A kernel tree to try things in: a copy of one of the two, objects included, in
+# build/BASE/scratch. Sourced after lib.sh.
+
+S=$B/scratch
+TEMPS+=("$S")
+
+# Hard links to the source: only what is changed takes space. Change a file by
+# replacing it (mv), never in place.
+scratch_from() { # TREE: linux or base
+	rm -rf "$S" &&
+		rsync -a --link-dest="$B/$1" --exclude='/out*' --exclude=/.git "$B/$1/" "$S/" &&
+		cp -a "$B/$1/out" "$S/out"
+}
+
+scratch_make() {
+	make -C "$S" O=out LOCALVERSION= KBUILD_BUILD_TIMESTAMP='2000-01-01' \
+		KBUILD_BUILD_VERSION=1 KBUILD_BUILD_USER=ksm KBUILD_BUILD_HOST=rmap \
+		-j"$(nproc)" "$@"
+}
+
+# Boots the kernel there, runs the ksm_rmap selftest as it is at the end of the
+# series, and lists in LOG.fails what failed, a kernel message included
+scratch_test() { # NAME LOG
+	step "$1, booting and testing" "$2" env KERNEL_BUILD="$S/out" KSFT=ksm_rmap \
+		"$ROOT/scripts/kselftest"
+	sed -n 's/^FAIL: ksm_rmap :: //p; s/^FAIL: \(kernel log\|run\|ksm_rmap\): .*/\1/p' "$2" |
+		sed 's/: .*//' | sort -u >"$2.fails"
+	grep -qE '^[0-9]+ passed, [0-9]+ failed' "$2" ||
+		die_log "$2" "$1: the tests were not run"
+	[ "$RC" = 0 ] || [ -s "$2.fails" ] || die_log "$2" "$1: failed for no known reason"
+}
