@@ -4,6 +4,7 @@
 # A kernel tree to try things in: a copy of one of the two, objects included, in
 # build/BASE/scratch. Sourced after lib.sh.
 
+[ -z "$FLAVOR" ] || die "FLAVOR=$FLAVOR is for make kselftest; leave it out"
 S=$B/scratch
 TEMPS+=("$S")
 

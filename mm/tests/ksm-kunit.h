@@ -143,12 +143,17 @@ static void ksm_test_stale_node_restarts(struct kunit *test)
 	struct ksm_stable_node *node;
 	struct page *page;
 
-	if (!RB_EMPTY_ROOT(root_stable_tree))
-		kunit_skip(test, "there are KSM pages");
 	page = alloc_page(GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	node = alloc_stable_node();
 	KUNIT_ASSERT_NOT_NULL(test, node);
+	mutex_lock(&ksm_thread_mutex);
+	if (!RB_EMPTY_ROOT(root_stable_tree)) {
+		mutex_unlock(&ksm_thread_mutex);
+		free_stable_node(node);
+		__free_page(page);
+		kunit_skip(test, "there are KSM pages");
+	}
 	INIT_HLIST_HEAD(&node->hlist);
 	node->kpfn = page_to_pfn(page);
 	node->rmap_hlist_len = 0;
@@ -165,17 +170,20 @@ static void ksm_test_stale_node_restarts(struct kunit *test)
 	remove_rmap_item_from_tree(&t->item);
 	KUNIT_EXPECT_FALSE(test, t->item.address & STABLE_FLAG);
 	KUNIT_EXPECT_TRUE(test, RB_EMPTY_ROOT(root_stable_tree));
+	mutex_unlock(&ksm_thread_mutex);
 	ksm_test_expect_restarted(test, t);
 	__free_page(page);
 }
 
 static void ksm_test_smart_scan(struct kunit *test)
 {
-	const bool smart_scan = ksm_smart_scan;
 	struct ksm_test *t = test->priv;
 	struct folio *folio = kunit_kzalloc(test, sizeof(*folio), GFP_KERNEL);
+	bool smart_scan;
 
 	KUNIT_ASSERT_NOT_NULL(test, folio);
+	mutex_lock(&ksm_thread_mutex);
+	smart_scan = ksm_smart_scan;
 	ksm_smart_scan = true;
 
 	/* In the stable tree there is an index, whatever it looks like */
@@ -196,6 +204,7 @@ static void ksm_test_smart_scan(struct kunit *test)
 	ksm_pages_skipped--;
 
 	ksm_smart_scan = smart_scan;
+	mutex_unlock(&ksm_thread_mutex);
 }
 
 static void ksm_test_walk_finds(struct kunit *test)

@@ -1366,7 +1366,7 @@ static int swap_out_all(const char *cgroup, const struct mapping *m, int n)
 {
 	int out = 0;
 
-	for (int tries = 0; out < n && tries < 40; tries++) {
+	for (int tries = 0; out < n && tries < 20; tries++) {
 		swap_out(cgroup);
 		usleep(tries ? 250000 : 0);
 		out = 0;
@@ -1440,8 +1440,9 @@ FIXTURE(swap_cache)
 FIXTURE_VARIANT(swap_cache)
 {
 	bool ksmd;	/* scans, and drops the rmap_items of what is not there */
-	bool forked;	/* it happens in a child */
-	bool present;	/* m[2] is mapped again before */
+	bool forked;	/* it happens in a child, which has m[3] to m[5] */
+	bool own;	/* the child has rmap_items of its own */
+	int present;	/* which is mapped again before, other than m[0] */
 	enum op op;	/* what happens to m[1]; 0 for nothing */
 	int to;		/* OP_MOVE: where m[to] is, or a new place */
 	int flags;	/* OP_MOVE: for mremap() */
@@ -1462,10 +1463,19 @@ FIXTURE_VARIANT_ADD(swap_cache, dropped_forked)
 	.forked = true,
 };
 
+/* The child's rmap_items do not lead to the parent */
+FIXTURE_VARIANT_ADD(swap_cache, dropped_child_present)
+{
+	.ksmd = true,
+	.forked = true,
+	.own = true,
+	.present = 4,
+};
+
 FIXTURE_VARIANT_ADD(swap_cache, dropped_other_present)
 {
 	.ksmd = true,
-	.present = true,
+	.present = 2,
 };
 
 FIXTURE_VARIANT_ADD(swap_cache, moved)
@@ -1485,7 +1495,7 @@ FIXTURE_VARIANT_ADD(swap_cache, moved_other_present)
 {
 	.op = OP_MOVE,
 	.to = -1,
-	.present = true,
+	.present = 2,
 };
 
 FIXTURE_VARIANT_ADD(swap_cache, moved_dontunmap)
@@ -1512,7 +1522,7 @@ FIXTURE_VARIANT_ADD(swap_cache, moved_to_sharer_other_present)
 {
 	.op = OP_MOVE,
 	.to = 0,
-	.present = true,
+	.present = 2,
 };
 
 FIXTURE_VARIANT_ADD(swap_cache, moved_to_sharer_dontunmap)
@@ -1526,7 +1536,7 @@ FIXTURE_VARIANT_ADD(swap_cache, moved_to_present_sharer)
 {
 	.op = OP_MOVE,
 	.to = 2,
-	.present = true,
+	.present = 2,
 };
 
 FIXTURE_VARIANT_ADD(swap_cache, unmergeable)
@@ -1543,7 +1553,7 @@ FIXTURE_VARIANT_ADD(swap_cache, unmergeable_forked)
 FIXTURE_VARIANT_ADD(swap_cache, unmergeable_other_present)
 {
 	.op = OP_UNMERGEABLE,
-	.present = true,
+	.present = 2,
 };
 
 FIXTURE_SETUP(swap_cache)
@@ -1630,12 +1640,19 @@ TEST_F_TIMEOUT(swap_cache, found_or_copied, SLOW)
 	/* The reference keeps it in the swap cache, whatever the swap device */
 	pfn = pfn_at(&m[0]);
 	ASSERT_EQ(0, ask(1, OP_HOLD, m[0].addr, 0));
-	ASSERT_EQ(3, swap_out_all(self->cgroup, m, 3));
-	if (variant->forked)
+	if (variant->own) {
+		fork_peer(2, 1);
+		ASSERT_TRUE(ksm_scan(2));
+		assert_found(m, 1);
+	}
+	ASSERT_EQ(variant->own ? 6 : 3,
+		  swap_out_all(self->cgroup, m, variant->own ? 6 : 3));
+	if (variant->forked && !variant->own)
 		fork_peer(2, 1);
 	if (variant->present) {
-		ask(1, OP_TOUCH, m[2].addr, 0);
-		ASSERT_EQ(pfn, pfn_at(&m[2]));
+		it = &m[variant->present];
+		ask(it->peer, OP_TOUCH, it->addr, 0);
+		ASSERT_EQ(pfn, pfn_at(it));
 		ASSERT_TRUE(pfn_is_ksm(pfn));
 	}
 
@@ -1661,7 +1678,7 @@ TEST_F_TIMEOUT(swap_cache, found_or_copied, SLOW)
 		if (variant->op == OP_UNMERGEABLE)
 			assert_unmerged(who, it->addr, 1);
 		else if (!variant->op && !variant->ksmd)
-			ASSERT_EQ(pfn, pfn_at(&m[0]));
+			ASSERT_EQ(pfn, pfn_at(&m[0]));	/* no need for a copy */
 		if (!scanned)
 			ASSERT_TRUE(ksm_scan(1));
 	}
