@@ -13,14 +13,26 @@ shift
 
 # Not the host's root: 9p does not do all that a file system does, and tests want
 # one that has large folios and handles memory failure
-mount -t tmpfs -o size=1500M tmpfs /tmp
-truncate -s 600M /tmp/ext4.img
-mkfs.ext4 -q /tmp/ext4.img
-mkdir /tmp/ext4
-mount -o loop /tmp/ext4.img /tmp/ext4
-export SPLIT_HUGE_PAGE_TEST_XFS_PATH=/tmp/ext4
-cp -a "$tests" /tmp/ext4/mm
-cd /tmp/ext4/mm
+work=/run/mm
+mkdir $work
+mount -t tmpfs -o size=1500M tmpfs $work
+truncate -s 600M $work/ext4.img
+mkfs.ext4 -q $work/ext4.img
+mkdir $work/ext4
+mount -o loop $work/ext4.img $work/ext4
+export SPLIT_HUGE_PAGE_TEST_XFS_PATH=$work/ext4
+cp -a "$tests" $work/ext4/mm
+cd $work/ext4/mm
+# With the checkout, which has the modules, where it was, if that is below
+here=$(cd "$(dirname "$0")/.." && pwd)
+mkdir $work/here
+mount --bind "$here" $work/here
+mount -t tmpfs tmpfs /tmp
+case $here/ in /tmp/*)
+	mkdir -p "$here"
+	mount --bind $work/here "$here"
+	;;
+esac
 # Where the hugetlb tests mount; on the host's root it cannot be written to
 mount -t tmpfs tmpfs /mnt
 

@@ -15,7 +15,6 @@
 #include "kselftest_harness.h"
 #include <linux/mempolicy.h>
 #include <pthread.h>
-#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -1115,29 +1114,57 @@ TEST_F(ksm_rmap, private_file_mapping_at_an_offset)
  *   what the walk is for: migration, swap-out, memory failure
  */
 
+enum { STRIDE = 32 };	/* pages: one is kept, the others are freed */
+
+static void __free_all_but_first(struct __test_metadata *_metadata, char *area,
+				 size_t nr)
+{
+	for (size_t i = 0; i < nr; i += STRIDE)
+		ASSERT_EQ(0, madvise(area + (i + 1) * psize(),
+				     (STRIDE - 1) * psize(), MADV_DONTNEED));
+}
+
+#define free_all_but_first(area, nr) __free_all_but_first(_metadata, area, nr)
+
+/* Leave holes in 64 MiB of memory, wherever that is */
+static void __make_holes(struct __test_metadata *_metadata)
+{
+	const size_t nr = (64 << 20) / psize();
+	char *bulk = mmap(NULL, nr * psize(), PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, bulk);
+	madvise(bulk, nr * psize(), MADV_NOHUGEPAGE);
+	for (size_t i = 0; i < nr; i++)
+		bulk[i * psize()] = 1;
+	free_all_but_first(bulk, nr);
+}
+
+#define make_holes() __make_holes(_metadata)
+
 /*
  * Compaction moves pages from the low end of a zone to the high end, but into
- * pageblocks that are in use already.  So have KSM pages in many pageblocks,
- * with holes in between, and expect some to move.
+ * pageblocks that are in use already.  So have such pageblocks on either side of
+ * the KSM pages, with holes in between, and expect some to move.
  */
 TEST_F_TIMEOUT(ksm_rmap, migration_by_compaction, SLOW)
 {
-	enum { PAIRS = 64, STRIDE = 32, BULK = 16384 };
-	const size_t page = self->page;
+	enum { PAIRS = 64 };
 	struct mapping m[PAIRS][2];
 	unsigned long pfn[PAIRS];
-	char *area[2], *bulk;
+	char *area[2];
 	int moved = 0, tries;
-	cpu_set_t cpu;
 
 	if (access("/proc/sys/vm/compact_memory", W_OK))
 		SKIP(return, "no vm.compact_memory: needs CONFIG_COMPACTION");
+
+	make_holes();
 
 	/* Only what is at the beginning of a stride is the same in both areas */
 	for (int j = 0; j < 2; j++) {
 		area[j] = new_area(PAIRS * STRIDE);
 		for (int i = 0; i < PAIRS * STRIDE; i++) {
-			char *p = area[j] + i * page;
+			char *p = area[j] + i * self->page;
 
 			if (i % STRIDE)
 				fill_page(p, 1000000 * (j + 1) + i);
@@ -1151,27 +1178,10 @@ TEST_F_TIMEOUT(ksm_rmap, migration_by_compaction, SLOW)
 		pfn[i] = pfn_at(&m[i][0]);
 	}
 
-	/*
-	 * Free what is in between.  That goes to this CPU's own list of free
-	 * pages, unknown to compaction; freeing much more here gets it out.
-	 */
-	CPU_ZERO(&cpu);
-	CPU_SET(sched_getcpu(), &cpu);
-	ASSERT_EQ(0, sched_setaffinity(0, sizeof(cpu), &cpu));
-	for (int i = 0; i < PAIRS; i++)
-		for (int j = 0; j < 2; j++)
-			ASSERT_EQ(0, madvise(m[i][j].addr + page,
-					     (STRIDE - 1) * page,
-					     MADV_DONTNEED));
+	for (int j = 0; j < 2; j++)
+		free_all_but_first(area[j], PAIRS * STRIDE);
 	for (tries = 0; !moved && tries < 10; tries++) {
-		bulk = mmap(NULL, BULK * page, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		ASSERT_NE(MAP_FAILED, bulk);
-		madvise(bulk, BULK * page, MADV_NOHUGEPAGE);
-		for (int i = 0; i < BULK; i++)
-			bulk[i * page] = 1;
-		ASSERT_EQ(0, munmap(bulk, BULK * page));
-
+		make_holes();
 		write_num("/proc/sys/vm/compact_memory", 1);
 		for (int i = 0; i < PAIRS; i++)
 			moved += pfn_at(&m[i][0]) != pfn[i];
@@ -1268,6 +1278,8 @@ TEST_F_TIMEOUT(ksm_rmap, migration_while_ksmd_scans, SLOW)
 
 	if (access("/sys/devices/system/node/node1", F_OK))
 		SKIP(return, "needs two memory nodes, try numa=fake=2");
+	/* It would skip the pages of a pair at different times */
+	write_num(KSM_SYSFS "smart_scan", 0);
 	for (int i = 0; i < MOVING; i++) {
 		m[i] = (struct mapping){ 0, area + i * self->page };
 		fill_page(m[i].addr, 2 + i / 2);

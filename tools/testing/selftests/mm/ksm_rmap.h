@@ -39,6 +39,8 @@ static struct {
 	{ KSM_SYSFS "sleep_millisecs", 0 },
 	{ KSM_SYSFS "smart_scan", 1 },
 	{ KSM_SYSFS "use_zero_pages", 0 },
+	/* Short per-CPU lists of free pages: compaction does not see these */
+	{ "/proc/sys/vm/percpu_pagelist_high_fraction", 100000 },
 };
 
 static pid_t ksm_knobs_owner;
