@@ -13,6 +13,8 @@ make mbox                  the series as mail, and as one file for git am
 make build                 both kernels; `make unpatched` or `make patched` for one
 make prefixes              builds the series patch by patch, and boots each
 make kunit                 KSM's KUnit tests in User Mode Linux, of 64 and 32 bits
+make soak                  everything at once to KSM pages, at random: every mapping
+                           must be found; five minutes, or SOAK="-n 1000000"
 make mutants               breaks the series in each way known: the tests must notice
 make results               the main job, with its figures put into results/ and README
 make clean                 removes what was made, but for downloaded packages
@@ -22,13 +24,14 @@ LINUX=/path/to/tree        a kernel tree of yours (copied, never written to)
 KSFT="ksm ksm_rmap"        only these categories of the mm selftests
 FLAVOR=debug               kernels with KASAN, lockdep and CONFIG_DEBUG_VM_KSM_RMAP
 MUTANTS="forks-skipped"    only these of mutants/7.2
+SOAK="-s 5 -t 300"         options of ksm_rmap_soak: the seed of a run to repeat, ...
 ACCEL=tcg                  boot without KVM even where it works
 endef
 
 TARGETS ?= mm
 
-.PHONY: all kselftest check tree save mbox prefixes kunit mutants results build unpatched \
-	patched clean help
+.PHONY: all kselftest check tree save mbox prefixes kunit soak mutants results build \
+	unpatched patched clean help
 .NOTPARALLEL:
 
 all:
@@ -47,6 +50,9 @@ prefixes:
 kunit:
 	@scripts/kunit
 	@scripts/kunit 32
+
+soak:
+	@scripts/soak $(SOAK)
 
 mutants:
 	@scripts/mutants $(MUTANTS)

@@ -49,7 +49,8 @@ enum op {
 	OP_UNMAP,	/* munmap the page at @addr */
 	OP_REPLACE,	/* map another page at @addr, with content @arg */
 	OP_MOVE,	/* mremap the page at @addr to @arg, with flags @nr too */
-	OP_UNMERGEABLE,	/* MADV_UNMERGEABLE for the page at @addr */
+	OP_MERGEABLE,	/* MADV_MERGEABLE for the page at @addr */
+	OP_UNMERGEABLE,	/* MADV_UNMERGEABLE */
 	OP_HOLD,	/* take a reference to the page at @addr */
 	OP_RELEASE,	/* drop it */
 	OP_FORK,	/* fork peer @arg */
@@ -159,6 +160,8 @@ static unsigned long obey(const struct request *req)
 			       MREMAP_MAYMOVE | MREMAP_FIXED | req->nr,
 			       (void *)req->arg);
 		return p == MAP_FAILED ? errno : 0;
+	case OP_MERGEABLE:
+		return madvise(req->addr, psize(), MADV_MERGEABLE);
 	case OP_UNMERGEABLE:
 		return madvise(req->addr, psize(), MADV_UNMERGEABLE);
 	case OP_HOLD:
@@ -1089,6 +1092,92 @@ TEST_F(ksm_rmap, fork_and_split)
 }
 
 /*
+ * Fork has shared pages with a process in which they are not for KSM: ksmd will
+ * never come by there.  Which of two equal pages becomes the KSM page, depends on
+ * which ksmd comes to first, so have it both ways.
+ */
+TEST_F(ksm_rmap, fork_child_of_unmergeable_parent)
+{
+	char *area = new_area(2);
+	struct mapping first[] = { { 1, NULL }, { 2, area } };
+	struct mapping last[] = { { 2, area + self->page }, { 3, NULL } };
+
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, ask(0, OP_UNMERGEABLE, area + i * self->page, 0));
+	fork_peer(1, 0);
+	first[0].addr = map_by(1, 1, 100);
+	fork_peer(2, 0);
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, ask(2, OP_MERGEABLE, area + i * self->page, 0));
+	fork_peer(3, 0);
+	last[1].addr = map_by(3, 1, 101);
+
+	merge(first);
+	merge(last);
+	assert_found(first, 100);
+	assert_found(last, 101);
+	for (int i = 0; i < 2; i++) {
+		const struct mapping parent = { 0, area + i * self->page };
+
+		assert_found_or_copied(&parent, 100 + i);
+	}
+}
+
+TEST_F(ksm_rmap, fork_unmergeable_child)
+{
+	char *area = new_area(4);
+	struct mapping first[] = { { 0, area }, { 0, area + self->page } };
+	struct mapping last[] = { { 0, area + 2 * self->page },
+				  { 0, area + 3 * self->page } };
+	struct mapping shared[] = { { 1, first[1].addr }, { 1, last[0].addr } };
+
+	fill_page(first[1].addr, 200);
+	fill_page(last[0].addr, 201);
+	fork_peer(1, 0);
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, ask(1, OP_UNMERGEABLE, shared[i].addr, 0));
+	fill_page(first[0].addr, 200);
+	fill_page(last[1].addr, 201);
+
+	merge(first);
+	merge(last);
+	/* Who made it a KSM page, has no use for it any more */
+	fill_page(first[1].addr, 1000);
+	fill_page(last[0].addr, 1001);
+	ASSERT_TRUE(ksm_scan(3));
+	for (int i = 0; i < 2; i++)
+		assert_found_or_copied(&shared[i], 200 + i);
+}
+
+/*
+ * ksmd makes a page a KSM page, and then cannot replace the other by it.  Whoever
+ * shares that page by fork still has it then.
+ */
+TEST_F_TIMEOUT(ksm_rmap, fork_and_merge_that_fails, SLOW)
+{
+	enum { CHILDREN = 20 };
+	char *busy, *shared;
+
+	fork_peer(1, 0);
+	busy = map_by(1, 1, 100);
+	fork_peer(2, 0);
+	shared = map_by(2, 1, 100);
+	write_num(KSM_SYSFS "smart_scan", 0);
+	ASSERT_EQ(0, ask(1, OP_HOLD, busy, 0));
+	ASSERT_TRUE(ksm_scan(3));
+	for (int i = 3; i < 3 + CHILDREN; i++) {
+		const struct mapping m[] = { { 2, shared }, { i, shared } };
+
+		/* Seen for the first time: not yet merged with anything */
+		fork_peer(i, 2);
+		ASSERT_TRUE(ksm_scan(1));
+		assert_found_or_copied(&m[0], 100);
+		assert_found_or_copied(&m[1], 100);
+	}
+	ask(1, OP_RELEASE, NULL, 0);
+}
+
+/*
  *   private file mapping
  */
 
@@ -1142,21 +1231,21 @@ static void __make_holes(struct __test_metadata *_metadata)
 
 #define make_holes() __make_holes(_metadata)
 
+enum { PAIRS = 64 };	/* of KSM pages */
+
 /*
  * Compaction moves pages from the low end of a zone to the high end, but into
  * pageblocks that are in use already.  So have such pageblocks on either side of
- * the KSM pages, with holes in between, and expect some to move.
+ * the KSM pages, with contents @tag and so on, and holes in between.
+ *
+ * Returns: how many of them have moved
  */
-TEST_F_TIMEOUT(ksm_rmap, migration_by_compaction, SLOW)
+static int __compact_pairs(struct __test_metadata *_metadata,
+			   struct mapping m[PAIRS][2], unsigned long tag)
 {
-	enum { PAIRS = 64 };
-	struct mapping m[PAIRS][2];
 	unsigned long pfn[PAIRS];
 	char *area[2];
-	int moved = 0, tries;
-
-	if (access("/proc/sys/vm/compact_memory", W_OK))
-		SKIP(return, "no vm.compact_memory: needs CONFIG_COMPACTION");
+	int moved = 0;
 
 	make_holes();
 
@@ -1164,12 +1253,14 @@ TEST_F_TIMEOUT(ksm_rmap, migration_by_compaction, SLOW)
 	for (int j = 0; j < 2; j++) {
 		area[j] = new_area(PAIRS * STRIDE);
 		for (int i = 0; i < PAIRS * STRIDE; i++) {
-			char *p = area[j] + i * self->page;
+			char *p = area[j] + i * psize();
 
-			if (i % STRIDE)
-				fill_page(p, 1000000 * (j + 1) + i);
-			else
+			if (i % STRIDE) {
+				fill_page(p, 1000000 * (j + 1) + tag + i);
+			} else {
+				fill_page(p, tag + i);
 				m[i / STRIDE][j] = (struct mapping){ 0, p };
+			}
 		}
 	}
 	ASSERT_TRUE(ksm_scan(3));
@@ -1180,20 +1271,34 @@ TEST_F_TIMEOUT(ksm_rmap, migration_by_compaction, SLOW)
 
 	for (int j = 0; j < 2; j++)
 		free_all_but_first(area[j], PAIRS * STRIDE);
-	for (tries = 0; !moved && tries < 10; tries++) {
-		make_holes();
-		write_num("/proc/sys/vm/compact_memory", 1);
-		for (int i = 0; i < PAIRS; i++)
-			moved += pfn_at(&m[i][0]) != pfn[i];
+	make_holes();
+	write_num("/proc/sys/vm/compact_memory", 1);
+	for (int i = 0; i < PAIRS; i++)
+		moved += pfn_at(&m[i][0]) != pfn[i];
+	return moved;
+}
+
+TEST_F_TIMEOUT(ksm_rmap, migration_by_compaction, SLOW)
+{
+	struct mapping m[PAIRS][2];
+	unsigned long tag = 0;
+	int moved = 0;
+
+	if (access("/proc/sys/vm/compact_memory", W_OK))
+		SKIP(return, "no vm.compact_memory: needs CONFIG_COMPACTION");
+
+	/* They may happen to be at the high end: try with some more pages then */
+	for (int tries = 0; !moved && tries < 10; tries++) {
+		tag += 10000;
+		moved = __compact_pairs(_metadata, m, tag);
 	}
 	/* They moved only if both mappings were found, and replaced */
 	for (int i = 0; i < PAIRS; i++)
-		assert_found(m[i], 100 + i * STRIDE);
+		assert_found(m[i], tag + i * STRIDE);
 	ASSERT_LT(0, moved) {
 		TH_LOG("compaction did not move any of %d KSM pages", PAIRS);
 	}
-	TH_LOG("compaction moved %d of %d KSM pages in %d tries", moved, PAIRS,
-	       tries);
+	TH_LOG("compaction moved %d of %d KSM pages", moved, PAIRS);
 }
 
 /* Returns: the node that has the page at @addr, or -errno */
@@ -1237,6 +1342,47 @@ TEST_F(ksm_rmap, migration_to_another_node)
 		ASSERT_NE(pfn, pfn_at(&m[0]));
 		pfn = pfn_at(&m[0]);
 		assert_found(m, 1);
+	}
+}
+
+/* With merge_across_nodes=0, a KSM page comes to where there is one like it */
+TEST_F(ksm_rmap, migration_to_a_node_with_the_same)
+{
+	char *area = new_area(4);
+	struct mapping there[] = { { 0, area }, { 0, area + self->page } };
+	struct mapping here[] = { { 0, area + 2 * self->page },
+				  { 0, area + 3 * self->page } };
+	struct mapping moved[] = { here[0] };
+	int status = -1, node;
+
+	if (access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "needs two memory nodes, try numa=fake=2");
+	write_num(KSM_SYSFS "merge_across_nodes", 0);
+	for (int i = 0; i < 4; i++) {
+		char *page = area + i * self->page;
+
+		node = i < 2;
+
+		fill_page(page, 100);
+		ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &page, &node,
+				     &status, MPOL_MF_MOVE));
+		ASSERT_EQ(node, node_of(page));
+	}
+	merge(there);
+	merge(here);
+	ASSERT_NE(pfn_at(&there[0]), pfn_at(&here[0]));
+
+	/* The only one that has the page, when it is moved */
+	fill_page(here[1].addr, 1000);
+	ASSERT_TRUE(ksm_scan(1));
+	node = 1;
+	ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &here[0].addr, &node,
+			     &status, MPOL_MF_MOVE_ALL));
+	ASSERT_EQ(1, node_of(here[0].addr));
+	for (int i = 0; i < 3; i++) {
+		ASSERT_TRUE(ksm_scan(1));
+		assert_found(moved, 100);
+		assert_found(there, 100);
 	}
 }
 
