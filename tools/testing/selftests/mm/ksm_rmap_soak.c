@@ -20,7 +20,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <linux/mempolicy.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <sys/swap.h>
@@ -275,28 +274,24 @@ static bool op_discard(struct random *r, unsigned int first, unsigned int n)
 static bool op_move(struct random *r, unsigned int first, unsigned int n)
 {
 	const unsigned int to = pick(r, NR_SLOTS - n + 1);
-	bool moved;
-	char *p;
+	bool done;
 
 	if (to < first + n && first < to + n)
 		return false;
-	p = sys_mremap(at(first), n * psize(), n * psize(),
-		       MREMAP_MAYMOVE | MREMAP_FIXED, at(to));
+	done = sys_mremap(at(first), n * psize(), n * psize(), MREMAP_MAYMOVE |
+			  MREMAP_FIXED, at(to)) != MAP_FAILED;
 	for (unsigned int i = 0; i < n; i++) {
 		/* It may have come half way, one VMA after the other */
-		moved = p != MAP_FAILED;
-		if (!moved)
-			moved = !is_mapped(first + i) && is_mapped(to + i);
-		if (moved) {
+		if (done || (!is_mapped(first + i) && is_mapped(to + i))) {
 			slots[to + i] = slots[first + i];
 			slots[first + i].mapped = false;
 		}
 	}
-	if (p == MAP_FAILED) {
+	if (!done) {
 		look_what_is_mapped(first, n);
 		look_what_is_mapped(to, n);
 	}
-	return p != MAP_FAILED;
+	return done;
 }
 
 static bool op_dontunmap(struct random *r, unsigned int first, unsigned int n)
@@ -945,7 +940,6 @@ static void check_rmap(bool last)
 		seen.busy += last;
 		for (size_t j = i; j < next && !shared->failed; j++) {
 			const struct entry *e = &entries[j];
-
 			const int found = is_found(e);
 
 			if (found > 0)
@@ -1282,9 +1276,8 @@ int main(int argc, char **argv)
 	pid = fork();
 	if (!pid) {
 		status = soak(&o);
-		if (status && o.shrink)
-			o.ops = shared->ops;
 		if (status && o.shrink) {
+			o.ops = shared->ops;
 			ksm_knobs_reset();
 			shrink(o);
 		}
