@@ -7,7 +7,7 @@
 # that pages are seen in the swap cache, and runs it. Prints what run_vmtests.sh
 # would.
 
-set -eu
+set -eu -o pipefail
 
 tests=$1
 shift
@@ -28,8 +28,7 @@ mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
 rc=0
 echo 'TAP version 13'
 echo '# running ./ksm_rmap_soak'
-{ "$tests/ksm_rmap_soak" "$@" 2>&1 || echo $? >/run/soak/rc; } | sed -u 's/^/# /'
-[ ! -f /run/soak/rc ] || rc=$(cat /run/soak/rc)
+"$tests/ksm_rmap_soak" "$@" 2>&1 | sed -u 's/^/# /' || rc=$?
 if [ "$rc" = 0 ]; then echo 'ok 1 ksm_rmap_soak'; else echo "not ok 1 ksm_rmap_soak # exit=$rc"; fi
 echo 1..1
 exit "$rc"

@@ -32,3 +32,29 @@ on_kernel() {
 	echo "on the ${KERNEL_BUILD##*/} kernel $(cat "$KERNEL_BUILD/include/config/kernel.release"), $(
 		"$ROOT/scripts/guest" --accel "$KERNEL_BUILD")"
 }
+
+# Runs SCRIPT in the guest, with the selftests and ARGs, and SHOW OUT/log on what it
+# prints. Leaves the kernel log in OUT/console, what the judge says in OUT/verdict,
+# and the judge's status in RC.
+# shellcheck disable=SC2034 # RC is for the caller
+test_in_guest() { # OUT SHOW SCRIPT ARG...
+	local out=$1 show=$2 script=$3 rc=0
+	shift 3
+	mkdir -p "$out"
+	# The kernel log comes by the console: a guest that dies leaves no other
+	in_guest() {
+		"$ROOT/scripts/guest" --limit "$LIMIT" --memory 4G --console "$out/console" \
+			"$KERNEL_BUILD" "$ROOT/guest/$script" "$B/kselftest/mm" "$@" |
+			"$show" "$out/log"
+	}
+	set -m
+	in_guest "$@" &
+	CHILD=-$!
+	set +m
+	wait "${CHILD#-}" || rc=$?
+	CHILD=
+	RC=0
+	"$ROOT/scripts/judge" --log "$out/log" --kernel-log "$out/console" \
+		--known "$ROOT/bases/$BASE-known.txt" --expect-plan 1 --status "$rc" \
+		>"$out/verdict" || RC=$?
+}
