@@ -545,6 +545,97 @@ TEST_F_TIMEOUT(ksm_rmap, merge_among_hundreds_of_vmas, SLOW)
 	assert_found(m, 1);
 }
 
+static long counter(const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), KSM_SYSFS "%s", name);
+	return ksm_knob(path);
+}
+
+/* The same for this process alone, from /proc/self/ksm_stat */
+static long own_counter(const char *name)
+{
+	char text[512], *at;
+
+	if (read_file("/proc/self/ksm_stat", text, sizeof(text)) <= 0)
+		return -1;
+	at = strstr(text, name);
+	return at ? atol(at + strlen(name)) : -1;
+}
+
+/*
+ *  area: |  2  |  2  | ... |  2  |  3  |  3  |  3  |  3  |  0  |  0  |  0  |
+ *         10 pages, in KSM pages  one KSM page with       the zero page
+ *         with 4, 4, 2 mappings   4 mappings
+ */
+TEST_F_TIMEOUT(ksm_rmap, counters_say_what_is_mapped, SLOW)
+{
+	static const struct {
+		const char *name;
+		long merged, cow;
+	} expected[] = {
+		{ "pages_shared", 4, 4 },
+		{ "pages_sharing", 10, 9 },
+		/* self->one */
+		{ "pages_unshared", 1, 3 },
+		{ "pages_volatile", 0, 0 },
+		{ "ksm_zero_pages", 3, 2 },
+		{ "stable_node_chains", 1, 1 },
+		{ "stable_node_dups", 3, 3 },
+	};
+	/* struct ksm_rmap_item, which must not grow, on 64-bit */
+	const long item = 64;
+	char *area;
+
+	ASSERT_TRUE(ksm_scan(2));
+	if (counter("pages_unshared") + counter("pages_volatile") != 1)
+		SKIP(return, "something else on this machine is mergeable");
+	area = map_area(17);
+	ASSERT_NE(NULL, area);
+	for (int i = 0; i < 14; i++)
+		fill_page(area + i * self->page, i < 10 ? 2 : 3);
+	memset(area + 14 * self->page, 0, 3 * self->page);
+	write_num(KSM_SYSFS "max_page_sharing", 4);
+	write_num(KSM_SYSFS "use_zero_pages", 1);
+	/* Pages that a scan skips count as volatile */
+	write_num(KSM_SYSFS "smart_scan", 0);
+
+	ASSERT_TRUE(ksm_scan(4));
+	for (size_t i = 0; i < ARRAY_SIZE(expected); i++) {
+		EXPECT_EQ(expected[i].merged, counter(expected[i].name)) {
+			TH_LOG("%s", expected[i].name);
+		}
+	}
+	EXPECT_EQ(14, own_counter("ksm_merging_pages"));
+	EXPECT_EQ(3, own_counter("ksm_zero_pages"));
+	/* None for the zero page, which is not anonymous */
+	EXPECT_EQ(15, own_counter("ksm_rmap_items"));
+	if (sizeof(long) == 8) {
+		EXPECT_EQ((10 + 3) * (long)self->page - 15 * item,
+			  counter("general_profit"));
+	}
+
+	fill_page(area + 13 * self->page, 200);
+	fill_page(area + 16 * self->page, 201);
+	ASSERT_TRUE(ksm_scan(4));
+	for (size_t i = 0; i < ARRAY_SIZE(expected); i++) {
+		EXPECT_EQ(expected[i].cow, counter(expected[i].name)) {
+			TH_LOG("%s after COW", expected[i].name);
+		}
+	}
+	EXPECT_EQ(13, own_counter("ksm_merging_pages"));
+	EXPECT_EQ(2, own_counter("ksm_zero_pages"));
+
+	write_num(KSM_SYSFS "run", 2);
+	for (size_t i = 0; i < ARRAY_SIZE(expected); i++) {
+		EXPECT_EQ(0, counter(expected[i].name)) {
+			TH_LOG("%s after unmerging", expected[i].name);
+		}
+	}
+	EXPECT_EQ(0, own_counter("ksm_rmap_items"));
+}
+
 /*
  *   COW
  */
@@ -1379,11 +1470,84 @@ TEST_F(ksm_rmap, migration_to_a_node_with_the_same)
 	ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &here[0].addr, &node,
 			     &status, MPOL_MF_MOVE_ALL));
 	ASSERT_EQ(1, node_of(here[0].addr));
+
+	/* When there is no memory for a chain of the two, ksmd has to try again */
+	if (ksmd_fails(100)) {
+		ASSERT_TRUE(ksm_scan(1));
+		ksmd_fails(0);
+		assert_found(moved, 100);
+		assert_found(there, 100);
+	}
 	for (int i = 0; i < 3; i++) {
 		ASSERT_TRUE(ksm_scan(1));
 		assert_found(moved, 100);
 		assert_found(there, 100);
 	}
+}
+
+/*
+ * With merge_across_nodes=0, a KSM page went to another node, and is found in the
+ * tree of its old node, where ksmd looks for another page with the same content.
+ *
+ *  area: | 100 |  4  |  4  |  4  |  4  |
+ *           |                       |
+ *      comes later               is moved
+ */
+static void __find_where_it_was(struct __test_metadata *_metadata, int max_sharing)
+{
+	const size_t page = psize();
+	char *area = new_area(5);
+	struct mapping m[4], moved;
+	int status = -1, node = 0;
+
+	write_num(KSM_SYSFS "merge_across_nodes", 0);
+	write_num(KSM_SYSFS "max_page_sharing", max_sharing);
+	for (int i = 0; i < 5; i++) {
+		char *addr = area + i * page;
+
+		ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &addr, &node,
+				     &status, MPOL_MF_MOVE));
+		ASSERT_EQ(0, node_of(addr));
+		if (i) {
+			fill_page(addr, 4);
+			m[i - 1] = (struct mapping){ 0, addr };
+		}
+	}
+	ASSERT_TRUE(ksm_scan(4));
+	moved = m[3];
+	for (int i = 0; i < 4; i++) {
+		ASSERT_TRUE(pfn_is_ksm(pfn_at(&m[i])));
+		/* A KSM page that has room: only then it is what ksmd finds */
+		if (i < 3 && max_sharing == 2 && pfn_at(&m[i]) == pfn_at(&moved))
+			fill_page(m[i].addr, 300);
+	}
+	ASSERT_TRUE(ksm_scan(1));
+	node = 1;
+	ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &moved.addr, &node,
+			     &status, MPOL_MF_MOVE_ALL));
+	ASSERT_EQ(1, node_of(moved.addr));
+
+	fill_page(area, 4);
+	for (int i = 0; i < 3; i++) {
+		ASSERT_TRUE(ksm_scan(1));
+		assert_found_or_copied(&moved, 4);
+		ASSERT_TRUE(pfn_is_ksm(pfn_at(&moved)));
+		ASSERT_EQ(1, node_of(moved.addr));
+	}
+}
+
+TEST_F(ksm_rmap, migration_found_where_it_was)
+{
+	if (access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "needs two memory nodes, try numa=fake=2");
+	__find_where_it_was(_metadata, 256);
+}
+
+TEST_F(ksm_rmap, migration_found_where_it_was_in_a_chain)
+{
+	if (access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "needs two memory nodes, try numa=fake=2");
+	__find_where_it_was(_metadata, 2);
 }
 
 enum { MOVING = 64 };	/* pages */
@@ -1451,6 +1615,52 @@ TEST_F_TIMEOUT(ksm_rmap, migration_while_ksmd_scans, SLOW)
 	       merged, ROUNDS * MOVING, mover.moved);
 	ASSERT_LT(ROUNDS, mover.moved);
 	ASSERT_LT(0, merged);
+}
+
+struct changer {
+	char *page;	/* whose vma is split off, and merged again */
+	int forks;
+	bool stop;
+};
+
+static void *keep_changing(void *arg)
+{
+	struct changer *changer = arg;
+	pid_t pid;
+
+	while (!__atomic_load_n(&changer->stop, __ATOMIC_RELAXED)) {
+		for (int i = 0; i < 50; i++) {
+			mprotect(changer->page, psize(), PROT_READ);
+			mprotect(changer->page, psize(), PROT_READ | PROT_WRITE);
+		}
+		pid = fork();
+		if (!pid)
+			_exit(0);
+		waitpid(pid, NULL, 0);
+		changer->forks++;
+	}
+	return NULL;
+}
+
+/* Walks, while the process wants the anon_vma lock that they hold, and forks */
+TEST_F_TIMEOUT(ksm_rmap, walk_while_vmas_change, SLOW)
+{
+	struct mapping m[128];
+	char *area = new_area(ARRAY_SIZE(m) + 2);
+	struct changer changer = { area + self->page };
+	pthread_t thread;
+
+	for (size_t i = 0; i < ARRAY_SIZE(m); i++) {
+		m[i] = (struct mapping){ 0, area + (i + 2) * self->page };
+		fill_page(m[i].addr, 5);
+	}
+	merge(m);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, keep_changing, &changer));
+	for (int round = 0; round < 4; round++)
+		assert_found(m, 5);
+	__atomic_store_n(&changer.stop, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	ASSERT_LT(0, changer.forks);
 }
 
 /* A page that has more than one mapping is not for MADV_PAGEOUT to reclaim */
@@ -1597,6 +1807,7 @@ FIXTURE(swap_cache)
 
 FIXTURE_VARIANT(swap_cache)
 {
+	bool run_2;	/* everything is unmerged */
 	bool ksmd;	/* scans, and drops the rmap_items of what is not there */
 	bool forked;	/* it happens in a child, which has m[3] to m[5] */
 	bool own;	/* the child has rmap_items of its own */
@@ -1608,6 +1819,11 @@ FIXTURE_VARIANT(swap_cache)
 
 FIXTURE_VARIANT_ADD(swap_cache, touched)
 {
+};
+
+FIXTURE_VARIANT_ADD(swap_cache, unmerged)
+{
+	.run_2 = true,
 };
 
 FIXTURE_VARIANT_ADD(swap_cache, dropped)
@@ -1824,6 +2040,8 @@ TEST_F_TIMEOUT(swap_cache, found_or_copied, SLOW)
 	} else if (variant->op == OP_UNMERGEABLE) {
 		ASSERT_EQ(0, ask(who, OP_UNMERGEABLE, it->addr, 0));
 	}
+	if (variant->run_2)
+		write_num(KSM_SYSFS "run", 2);
 	if (variant->ksmd)
 		ASSERT_TRUE(ksm_scan(1));
 
@@ -1835,7 +2053,9 @@ TEST_F_TIMEOUT(swap_cache, found_or_copied, SLOW)
 			assert_found_or_copied(&m[i], 1);
 		if (variant->op == OP_UNMERGEABLE)
 			assert_unmerged(who, it->addr, 1);
-		else if (!variant->op && !variant->ksmd)
+		else if (variant->run_2 && !scanned)
+			assert_unmerged(who, it->addr, 1);
+		else if (!variant->op && !variant->ksmd && !variant->run_2)
 			ASSERT_EQ(pfn, pfn_at(&m[0]));	/* no need for a copy */
 		if (!scanned)
 			ASSERT_TRUE(ksm_scan(1));

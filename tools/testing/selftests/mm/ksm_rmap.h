@@ -96,6 +96,56 @@ static inline void ksm_knobs_save(void)
 	signal(SIGTERM, ksm_knobs_signal);
 }
 
+/* Returns: false if it is not there, or refused */
+static inline bool write_text(const char *path, const char *text)
+{
+	const ssize_t len = strlen(text);
+	int fd = open(path, O_WRONLY);
+	bool done;
+
+	if (fd < 0)
+		return false;
+	done = write(fd, text, len) == len;
+	close(fd);
+	return done;
+}
+
+/*
+ * Let @percent of 100 allocations fail that ksmd makes.
+ *
+ * Returns: false on kernels without CONFIG_FAULT_INJECTION_DEBUG_FS
+ */
+static inline bool ksmd_fails(int percent)
+{
+	static const char *const kinds[] = { "failslab", "fail_page_alloc" };
+	static const char *const settings[][2] = {
+		{ "task-filter", "Y" }, { "times", "-1" }, { "verbose", "0" },
+		{ "ignore-gfp-wait", "N" }, { "ignore-gfp-highmem", "N" },
+		{ "min-order", "0" }, { "probability" },
+	};
+	char path[128], text[16];
+
+	/* Another task than ksmd must not be hit */
+	for (int pid = 1; pid < 1000; pid++) {
+		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+		if (read_file(path, text, sizeof(text)) <= 0 ||
+		    strcmp(text, "ksmd\n"))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/make-it-fail", pid);
+		if (!write_text(path, "1"))
+			return false;
+	}
+	snprintf(text, sizeof(text), "%d", percent);
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		for (size_t j = 0; j < ARRAY_SIZE(settings); j++) {
+			snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s",
+				 kinds[i], settings[j][0]);
+			/* Not each of them has all of these */
+			write_text(path, settings[j][1] ?: text);
+		}
+	return true;
+}
+
 /* Returns: what this machine lacks for the oracle, or NULL */
 static inline const char *ksm_rmap_missing(void)
 {

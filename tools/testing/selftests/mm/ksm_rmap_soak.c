@@ -9,6 +9,7 @@
  *
  * - every byte is as it was last written;
  * - the kernel counts as many mappings of a KSM page as the processes have;
+ * - pages_shared and pages_sharing say the same;
  * - the page can be migrated, which it can be only if rmap finds them all.  One
  *   that cannot, is walked for each of its mappings by way of page_idle.
  *
@@ -82,6 +83,7 @@ static struct proc *self;
 static int file_fd, idle_fd, flags_fd, count_fd;
 static unsigned int children;
 static uint64_t excluded;		/* kinds of operations, a bit each */
+static bool only_count;			/* what rmap misses, and go on */
 
 /* ------------------------------------------------------------------------- */
 
@@ -500,15 +502,9 @@ static bool all_stop(struct random *r, unsigned int first, unsigned int n)
 static bool set(const char *path, unsigned long value)
 {
 	char text[32];
-	int fd = open(path, O_WRONLY), len;
-	bool done;
 
-	if (fd < 0)
-		return false;
-	len = snprintf(text, sizeof(text), "%lu", value);
-	done = write(fd, text, len) == len;
-	close(fd);
-	return done;
+	snprintf(text, sizeof(text), "%lu", value);
+	return write_text(path, text);
 }
 
 /* These are refused as long as anything is merged */
@@ -587,6 +583,14 @@ static bool all_swapoff(struct random *r, unsigned int first, unsigned int n)
 	return done;
 }
 
+/* Of ksmd's allocations: of rmap_items, of nodes, of pages for copies */
+static bool all_fail(struct random *r, unsigned int first, unsigned int n)
+{
+	static const int percent[] = { 0, 1, 10, 30 };
+
+	return ksmd_fails(percent[pick(r, ARRAY_SIZE(percent))]);
+}
+
 static const struct kind {
 	const char *name;
 	bool (*fn)(struct random *r, unsigned int first, unsigned int n);
@@ -621,6 +625,7 @@ static const struct kind {
 	{ "drop", all_drop, 3, true },
 	{ "reclaim", all_reclaim, 12, true },
 	{ "swapoff", all_swapoff, 2, true },
+	{ "fail", all_fail, 8, true },
 };
 
 static void operate(struct random *r, bool all, unsigned int first,
@@ -759,10 +764,27 @@ static struct entry {
 
 static struct {
 	unsigned long checkpoints, mappings, pages;
+	unsigned long missed;	/* mappings, if we go on after that */
+	unsigned long sharing;	/* pages_sharing, the sum of all checkpoints */
+	unsigned long swapped_in, copied;	/* pages, before we began */
 	unsigned long late;	/* pages shared by fork that do not move yet */
 	unsigned long raced;	/* mappings that came back during run=2, missed yet */
 	unsigned long busy;	/* pages that do not move, but all mappings are found */
 } seen;
+
+static unsigned long vm_event(const char *name)
+{
+	FILE *events = fopen("/proc/vmstat", "r");
+	unsigned long value, found = 0;
+	char key[64];
+
+	while (events && fscanf(events, "%63s %lu", key, &value) == 2)
+		if (!strcmp(key, name))
+			found = value;
+	if (events)
+		fclose(events);
+	return found;
+}
 
 static double now(void)
 {
@@ -916,8 +938,15 @@ static void check_rmap(bool last)
 	const size_t nr = list_mappings();
 	size_t next;
 
-	if (last)
+	if (last) {
+		const long shared = ksm_knob(KSM_SYSFS "pages_shared"),
+			   sharing = ksm_knob(KSM_SYSFS "pages_sharing");
+
 		seen.mappings += nr;
+		if (shared + sharing != (long)nr)
+			wrong("%zu mappings of KSM pages: pages_shared is %ld, pages_sharing %ld",
+			      nr, shared, sharing);
+	}
 	for (size_t i = 0; i < nr && !shared->failed; i = next) {
 		const unsigned long pfn = entries[i].pfn;
 		unsigned long counted = word_at(count_fd, pfn);
@@ -948,6 +977,10 @@ static void check_rmap(bool last)
 				seen.raced++;
 				continue;
 			}
+			if (only_count) {
+				seen.missed++;
+				continue;
+			}
 			wrong("%s pfn %#lx: %p of process %d (pid %d, depth %d)%s",
 			      found ? "no walk of" : "rmap misses a mapping of",
 			      pfn, e->addr, (int)(e->proc - shared->proc),
@@ -968,10 +1001,12 @@ static void check_contents(void)
 
 static void checkpoint(void)
 {
+	seen.sharing += ksm_knob(KSM_SYSFS "pages_sharing");
 	__atomic_store_n(&shared->stop, true, __ATOMIC_SEQ_CST);
 	if (!wait_for(rests, "pause"))
 		goto out;
 	write_num(KSM_SYSFS "run", 0);
+	ksmd_fails(0);
 	check_rmap(false);
 	/* Also brings back what is swapped out, with ksmd stopped */
 	check_contents();
@@ -1037,6 +1072,8 @@ static char *command(const struct options *o, uint64_t without)
 	int len = snprintf(text, sizeof(text), "ksm_rmap_soak -s %llu -p %lu -c %lu",
 			   (unsigned long long)o->seed, o->roots, o->every);
 
+	if (only_count)
+		len += snprintf(text + len, sizeof(text) - len, " -k");
 	if (without)
 		len += snprintf(text + len, sizeof(text) - len, " -x %s",
 				exclusions(without));
@@ -1083,6 +1120,13 @@ static void report(const struct options *o, double seconds)
 		       seen.mappings, seen.pages);
 	ksft_print_msg("%lu of the pages found by a walk for each mapping, not by migration\n",
 		       seen.busy);
+	if (only_count)
+		ksft_print_msg("%lu mappings missed\n", seen.missed);
+	ksft_print_msg("%lu pages_sharing on average, %lu swapped in, ",
+		       seen.sharing / (seen.checkpoints ?: 1),
+		       vm_event("pswpin") - seen.swapped_in);
+	printf("%lu copied when swapped in\n",
+	       vm_event("ksm_swpin_copy") - seen.copied);
 	ksft_print_msg("only after ksmd's next scan: %lu pages shared by fork, ",
 		       seen.late);
 	printf("%lu mappings after run=2\n", seen.raced);
@@ -1100,6 +1144,8 @@ static int soak(const struct options *o)
 	double said = begin;
 
 	set_up();
+	seen.swapped_in = vm_event("pswpin");
+	seen.copied = vm_event("ksm_swpin_copy");
 	write_num(KSM_SYSFS "run", 1);
 	for (unsigned int i = 0; i < o->roots; i++)
 		start(i, o->seed);
@@ -1210,7 +1256,7 @@ static void exclude(char *list)
 static void help(const char *self)
 {
 	printf("usage: %s [-s seed] [-t seconds | -n operations] [-p processes]\n"
-	       "                     [-c operations] [-x kinds] [-S]\n"
+	       "                     [-c operations] [-x kinds] [-k] [-S]\n"
 	       "  -s  seed, from the time by default; prints it\n"
 	       "  -t  how long to run, default 60 seconds\n"
 	       "  -n  the same as a number of operations, of all processes\n"
@@ -1218,6 +1264,7 @@ static void help(const char *self)
 	       "  -c  operations from one checkpoint to the next, default 20000\n"
 	       "  -x  kinds of operations to leave out, separated by commas, of\n"
 	       "      %s\n"
+	       "  -k  keep going when rmap misses a mapping, and count these\n"
 	       "  -S  if it fails, try to make it smaller\n",
 	       self, MAX_ROOTS, exclusions(-1ULL));
 }
@@ -1231,7 +1278,7 @@ int main(int argc, char **argv)
 	int option, status;
 	pid_t pid;
 
-	while ((option = getopt(argc, argv, "s:t:n:p:c:x:Sh")) != -1) {
+	while ((option = getopt(argc, argv, "s:t:n:p:c:x:kSh")) != -1) {
 		switch (option) {
 		case 's':
 			o.seed = number(optarg, option, -1UL);
@@ -1250,6 +1297,9 @@ int main(int argc, char **argv)
 			break;
 		case 'x':
 			exclude(optarg);
+			break;
+		case 'k':
+			only_count = true;
 			break;
 		case 'S':
 			o.shrink = true;
