@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Runs in the guest: kselftest.sh TESTS [CATEGORY...]
+# Runs in the guest: kselftest.sh TESTS [CATEGORY...]; KSM_O is the kernel's mm/ksm.o
 #
 # Gives the mm selftests (installed in the folder TESTS) what they ask for, runs
 # all or just these categories of them, and prints their TAP.
@@ -10,6 +10,9 @@ set -eu
 
 tests=$1
 shift
+# shellcheck source=guest/debug.sh
+. "$(dirname "$0")/debug.sh"
+watch_races "$KSM_O"
 
 # Not the host's root: 9p does not do all that a file system does, and tests want
 # one that has large folios and handles memory failure
@@ -74,4 +77,5 @@ if [ $# -gt 0 ]; then
 else
 	./run_vmtests.sh -a </dev/null || rc=$?
 fi
+look_for_leaks
 exit $rc

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Runs in the guest: soak.sh TESTS [OPTION...]
+# Runs in the guest: soak.sh TESTS [OPTION...]; KSM_O is the kernel's mm/ksm.o
 #
 # Gives ksm_rmap_soak (installed in the folder TESTS) swap that takes its time, so
 # that pages are seen in the swap cache, and runs it. Prints what run_vmtests.sh
@@ -11,6 +11,9 @@ set -eu -o pipefail
 
 tests=$1
 shift
+# shellcheck source=guest/debug.sh
+. "$(dirname "$0")/debug.sh"
+watch_races "$KSM_O"
 
 mkdir /run/soak
 # noswap: the swap file must not be swapped out to itself
@@ -30,5 +33,6 @@ echo 'TAP version 13'
 echo '# running ./ksm_rmap_soak'
 "$tests/ksm_rmap_soak" "$@" 2>&1 | sed -u 's/^/# /' || rc=$?
 if [ "$rc" = 0 ]; then echo 'ok 1 ksm_rmap_soak'; else echo "not ok 1 ksm_rmap_soak # exit=$rc"; fi
+look_for_leaks
 echo 1..1
 exit "$rc"

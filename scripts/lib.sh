@@ -48,8 +48,10 @@ die_log() { # LOG MESSAGE
 grep -qs '^package:' "$ROOT/bases/$BASE" ||
 	die "no base $BASE here; BASE is one of: $(cd "$ROOT/bases" && grep -l '^package:' -- * | xargs)"
 
-[ -z "$FLAVOR" ] || [ "$FLAVOR" = debug ] ||
-	die "no flavor $FLAVOR here; leave FLAVOR out, or say debug"
+case $FLAVOR in
+'' | debug | kcsan | coverage) ;;
+*) die "no flavor $FLAVOR here; leave FLAVOR out, or say debug, kcsan or coverage" ;;
+esac
 
 # The values of one key in bases/$BASE
 base_get() { sed -n "s/^$1:[[:space:]]*//p" "$ROOT/bases/$BASE"; }

@@ -33,6 +33,9 @@ on_kernel() {
 		"$ROOT/scripts/guest" --accel "$KERNEL_BUILD")"
 }
 
+# Shows a line a test
+show() { "$ROOT/scripts/judge" --live --log "$1"; }
+
 # Runs SCRIPT in the guest, with the selftests and ARGs, and SHOW OUT/log on what it
 # prints. Leaves the kernel log in OUT/console, what the judge says in OUT/verdict,
 # and the judge's status in RC.
@@ -44,7 +47,8 @@ test_in_guest() { # OUT SHOW SCRIPT ARG...
 	# The kernel log comes by the console: a guest that dies leaves no other
 	in_guest() {
 		"$ROOT/scripts/guest" --limit "$LIMIT" --memory 4G --console "$out/console" \
-			"$KERNEL_BUILD" "$ROOT/guest/$script" "$B/kselftest/mm" "$@" |
+			"$KERNEL_BUILD" env KSM_O="$KERNEL_BUILD/mm/ksm.o" \
+			"$ROOT/guest/$script" "$B/kselftest/mm" "$@" |
 			"$show" "$out/log"
 	}
 	set -m
@@ -55,6 +59,6 @@ test_in_guest() { # OUT SHOW SCRIPT ARG...
 	CHILD=
 	RC=0
 	"$ROOT/scripts/judge" --log "$out/log" --kernel-log "$out/console" \
-		--known "$ROOT/bases/$BASE-known.txt" --expect-plan 1 --status "$rc" \
+		--known "$ROOT/bases/$BASE-known.txt" --expect-plan "${PLANS:-1}" --status "$rc" \
 		>"$out/verdict" || RC=$?
 }
