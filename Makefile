@@ -15,6 +15,8 @@ make prefixes              builds the series patch by patch, and boots each
 make kunit                 KSM's KUnit tests in User Mode Linux, of 64 and 32 bits
 make soak                  everything at once to KSM pages, at random: every mapping
                            must be found; five minutes, or SOAK="-n 1000000"
+make coverage              which lines of the series the tests execute: all must be
+make compare               all mm selftests on both kernels, test by test
 make mutants               breaks the series in each way known: the tests must notice
 make results               the main job, with its figures put into results/ and README
 make clean                 removes what was made, but for downloaded packages
@@ -22,7 +24,10 @@ make clean                 removes what was made, but for downloaded packages
 BASE=7.2                   the kernel to work on: one of bases/
 LINUX=/path/to/tree        a kernel tree of yours (copied, never written to)
 KSFT="ksm ksm_rmap"        only these categories of the mm selftests
-FLAVOR=debug               kernels with KASAN, lockdep and CONFIG_DEBUG_VM_KSM_RMAP
+FLAVOR=debug               kernels with KASAN, lockdep, kmemleak, allocations that fail,
+                           and CONFIG_DEBUG_VM_KSM_RMAP, for kselftest and soak
+FLAVOR=kcsan               the same with KCSAN: data races of mm/ksm.c
+KERNEL=unpatched           kselftest and soak on that kernel
 MUTANTS="forks-skipped"    only these of mutants/7.2
 SOAK="-s 5 -t 300"         options of ksm_rmap_soak: the seed of a run to repeat, ...
 ACCEL=tcg                  boot without KVM even where it works
@@ -30,8 +35,8 @@ endef
 
 TARGETS ?= mm
 
-.PHONY: all kselftest check tree save mbox prefixes kunit soak mutants results build \
-	unpatched patched clean help
+.PHONY: all kselftest check tree save mbox prefixes kunit soak coverage compare mutants \
+	results build unpatched patched clean help
 .NOTPARALLEL:
 
 all:
@@ -41,7 +46,7 @@ kselftest:
 	$(if $(filter-out mm,$(TARGETS)),$(error TARGETS=$(TARGETS): only the mm selftests are run here, use TARGETS=mm))
 	@scripts/kselftest
 
-check tree save mbox clean:
+check tree save mbox coverage compare clean:
 	@scripts/$@
 
 prefixes:
