@@ -20,8 +20,11 @@ watch_races() { # OBJECT
 	[ $watched -gt 50 ]
 }
 
-# Memory that nothing points to any more (kmemleak)
-look_for_leaks() {
+# How many races were seen, of others too, and how many reported; and memory that
+# nothing points to any more (kmemleak)
+look_back() {
+	[ ! -r /sys/kernel/debug/kcsan ] ||
+		sed -n 's/^\(setup_watchpoints\|data_races\|report_.*\):/# KCSAN \1:/p' /sys/kernel/debug/kcsan
 	leaks=/sys/kernel/debug/kmemleak
 	[ -w $leaks ] || return 0
 	# Anything younger than five seconds does not count

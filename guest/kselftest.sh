@@ -77,5 +77,5 @@ if [ $# -gt 0 ]; then
 else
 	./run_vmtests.sh -a </dev/null || rc=$?
 fi
-look_for_leaks
+look_back
 exit $rc

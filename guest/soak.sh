@@ -33,6 +33,6 @@ echo 'TAP version 13'
 echo '# running ./ksm_rmap_soak'
 "$tests/ksm_rmap_soak" "$@" 2>&1 | sed -u 's/^/# /' || rc=$?
 if [ "$rc" = 0 ]; then echo 'ok 1 ksm_rmap_soak'; else echo "not ok 1 ksm_rmap_soak # exit=$rc"; fi
-look_for_leaks
+look_back
 echo 1..1
 exit "$rc"
