@@ -24,6 +24,8 @@ make clean                 removes what was made, but for downloaded packages
 BASE=7.2                   the kernel to work on: one of bases/
 LINUX=/path/to/tree        a kernel tree of yours (copied, never written to)
 KSFT="ksm ksm_rmap"        only these categories of the mm selftests
+ARCH=i386                  kselftest: the tests of KSM's reverse mapping, on kernels
+                           for 32-bit x86, with PAE and without
 FLAVOR=debug               kernels with KASAN, lockdep, kmemleak, allocations that fail,
                            and CONFIG_DEBUG_VM_KSM_RMAP, for kselftest and soak
 FLAVOR=kcsan               the same with KCSAN: data races of mm/ksm.c
@@ -44,7 +46,8 @@ all:
 
 kselftest:
 	$(if $(filter-out mm,$(TARGETS)),$(error TARGETS=$(TARGETS): only the mm selftests are run here, use TARGETS=mm))
-	@scripts/kselftest
+	$(if $(filter-out i386 x86 x86_64,$(ARCH)),$(error ARCH=$(ARCH): leave it out, or say i386))
+	@scripts/$(if $(filter i386,$(ARCH)),i386,kselftest)
 
 check tree save mbox coverage compare clean:
 	@scripts/$@

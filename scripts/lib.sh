@@ -48,8 +48,9 @@ die_log() { # LOG MESSAGE
 grep -qs '^package:' "$ROOT/bases/$BASE" ||
 	die "no base $BASE here; BASE is one of: $(cd "$ROOT/bases" && grep -l '^package:' -- * | xargs)"
 
+# Those of i386 are only for scripts/i386
 case $FLAVOR in
-'' | debug | kcsan | coverage) ;;
+'' | debug | kcsan | coverage | i386 | i386-pae) ;;
 *) die "no flavor $FLAVOR here; leave FLAVOR out, or say debug, kcsan or coverage" ;;
 esac
 

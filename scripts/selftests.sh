@@ -9,6 +9,7 @@
 
 KERNEL=${KERNEL:-patched}
 SELFTESTS=$B/linux/tools/testing/selftests
+KNOWN=$ROOT/bases/$BASE-known.txt
 
 # Leaves the kernel's build folder in KERNEL_BUILD
 build_kernel() {
@@ -36,10 +37,18 @@ on_kernel() {
 # Shows a line a test
 show() { "$ROOT/scripts/judge" --live --log "$1"; }
 
-# Runs SCRIPT in the guest, with the selftests and ARGs, and SHOW OUT/log on what it
-# prints. Leaves the kernel log in OUT/console, what the judge says in OUT/verdict,
-# and the judge's status in RC.
+# Judges what a guest that ended with STATUS has left in OUT: its tests' output in
+# log, the kernel log in console. Leaves what the judge says in OUT/verdict, and its
+# status in RC.
 # shellcheck disable=SC2034 # RC is for the caller
+judge() { # OUT STATUS
+	RC=0
+	"$ROOT/scripts/judge" --log "$1/log" --kernel-log "$1/console" --known "$KNOWN" \
+		--expect-plan "${PLANS:-1}" --status "$2" >"$1/verdict" || RC=$?
+}
+
+# Runs SCRIPT in the guest, with the selftests and ARGs, and SHOW OUT/log on what it
+# prints; judges it.
 test_in_guest() { # OUT SHOW SCRIPT ARG...
 	local out=$1 show=$2 script=$3 rc=0
 	shift 3
@@ -57,8 +66,5 @@ test_in_guest() { # OUT SHOW SCRIPT ARG...
 	set +m
 	wait "${CHILD#-}" || rc=$?
 	CHILD=
-	RC=0
-	"$ROOT/scripts/judge" --log "$out/log" --kernel-log "$out/console" \
-		--known "$ROOT/bases/$BASE-known.txt" --expect-plan "${PLANS:-1}" --status "$rc" \
-		>"$out/verdict" || RC=$?
+	judge "$out" "$rc"
 }

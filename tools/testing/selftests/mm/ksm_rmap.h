@@ -19,7 +19,13 @@
 
 #define KSM_SYSFS	"/sys/kernel/mm/ksm/"
 #define IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
+#define NODE1		"/sys/devices/system/node/node1"
+#define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 #define KPF_KSM		BIT_ULL(21)
+
+#ifndef MADV_SOFT_OFFLINE
+#define MADV_SOFT_OFFLINE	101
+#endif
 
 /* Pages: more than x86 flushes one by one, so that the whole TLB goes */
 #define FLUSH_PAGES	64

@@ -39,11 +39,6 @@
 #define MAX_PROCS	(MAX_ROOTS * (1 + 2 + 4))
 #define NR_TAGS		40	/* contents that are there often */
 
-#ifndef MADV_SOFT_OFFLINE
-#define MADV_SOFT_OFFLINE	101
-#endif
-
-#define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 #define RECLAIM		"/sys/fs/cgroup/memory.reclaim"
 
 /* Seconds: no operation takes that long, not on an emulated CPU either */
@@ -58,7 +53,7 @@ struct slot {
 };
 
 enum state { FREE, RUNNING, PAUSED, EXITED };
-enum command { NONE, CHECK, TOUCH };
+enum command { NONE, CHECK, TOUCH, OFFLINE };
 
 struct proc {
 	enum state state;
@@ -702,6 +697,9 @@ static void pause_if_asked(void)
 			flush_tlb();
 			FORCE_READ(*self->addr);
 			break;
+		case OFFLINE:
+			madvise(self->addr, psize(), MADV_SOFT_OFFLINE);
+			break;
 		case NONE:
 			usleep(300);
 			continue;
@@ -892,22 +890,44 @@ static size_t list_mappings(void)
 	return nr;
 }
 
-/* Migrate the page: that works only if rmap finds all of its mappings */
+/* Have the process of @e do @order to its page.  Returns: whether it has */
+static bool tell(const struct entry *e, enum command order, const char *what)
+{
+	e->proc->addr = e->addr;
+	__atomic_store_n(&e->proc->command, order, __ATOMIC_SEQ_CST);
+	return wait_for(has_obeyed, what);
+}
+
+/*
+ * Migrate the page, to the other node or to where it will not fail: that works
+ * only if rmap finds all of its mappings.
+ */
 static bool moves(const struct entry *e)
 {
+	const bool nodes = !access(NODE1, F_OK);
 	void *addr = e->addr;
+	unsigned long pfn;
 	int status;
 
+	if (!nodes && access(UNPOISON, W_OK))
+		return false;
 	for (int tries = 0; tries < 4; tries++) {
 		int node = tries % 2;
 
 		/* It may be in a batch on its way to the LRU */
 		if (tries == 2)
 			write_num("/proc/sys/vm/drop_caches", 1);
-		if (syscall(__NR_move_pages, e->proc->pid, 1UL, &addr, &node,
-			    &status, MPOL_MF_MOVE_ALL) >= 0 &&
-		    pfn_of(e->proc->pid, addr) != e->pfn)
-			return true;
+		if (nodes)
+			syscall(__NR_move_pages, e->proc->pid, 1UL, &addr,
+				&node, &status, MPOL_MF_MOVE_ALL);
+		else if (!tell(e, OFFLINE, "soft-offline a page"))
+			return false;
+		pfn = pfn_of(e->proc->pid, addr);
+		if (!pfn || pfn == e->pfn)
+			continue;
+		if (!nodes)
+			unpoison_memory(e->pfn);
+		return true;
 	}
 	return false;
 }
@@ -924,9 +944,7 @@ static int is_found(const struct entry *e)
 		}
 		if (!idle_set(idle_fd, e->pfn) || !idle_get(idle_fd, e->pfn))
 			continue;
-		e->proc->addr = e->addr;
-		__atomic_store_n(&e->proc->command, TOUCH, __ATOMIC_SEQ_CST);
-		if (!wait_for(has_obeyed, "touch a page"))
+		if (!tell(e, TOUCH, "touch a page"))
 			return -1;
 		if (!idle_get(idle_fd, e->pfn))
 			return 1;
