@@ -969,7 +969,7 @@ static void check_rmap(bool last)
 		seen.mappings += nr;
 		/* Whether rmap misses one of them is what the rest is about */
 		if (shared + sharing != (long)nr)
-			ksft_print_msg("%zu mappings of KSM pages: pages_shared is %ld, pages_sharing %ld\n",
+			ksft_print_msg("%zu mappings of KSM pages, counted as %ld + %ld\n",
 				       nr, shared, sharing);
 	}
 	for (size_t i = 0; i < nr && !shared->failed; i = next) {
