@@ -59,12 +59,76 @@ static inline long ksm_knob(const char *path)
 	return read_file(path, buf, sizeof(buf)) > 0 ? atol(buf) : -1;
 }
 
+/* The same for what is in /sys/kernel/mm/ksm */
+static inline long ksm_counter(const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), KSM_SYSFS "%s", name);
+	return ksm_knob(path);
+}
+
+/* Returns: false if it is not there, or refused */
+static inline bool write_text(const char *path, const char *text)
+{
+	const ssize_t len = strlen(text);
+	int fd = open(path, O_WRONLY);
+	bool done;
+
+	if (fd < 0)
+		return false;
+	done = write(fd, text, len) == len;
+	close(fd);
+	return done;
+}
+
+/*
+ * Let @percent of 100 allocations fail that ksmd makes, until the knobs are reset.
+ *
+ * Returns: false on kernels without CONFIG_FAULT_INJECTION_DEBUG_FS
+ */
+static inline bool ksmd_fails(int percent)
+{
+	static const char *const kinds[] = { "failslab", "fail_page_alloc" };
+	static const char *const settings[][2] = {
+		{ "task-filter", "Y" }, { "times", "-1" }, { "verbose", "0" },
+		{ "ignore-gfp-wait", "N" }, { "ignore-gfp-highmem", "N" },
+		{ "min-order", "0" }, { "probability" },
+	};
+	char path[128], text[16];
+	bool marked = false;
+
+	if (access("/sys/kernel/debug/failslab/probability", W_OK))
+		return false;
+	/* Another task than ksmd must not be hit */
+	for (int pid = 1; !marked && pid < 1000; pid++) {
+		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+		if (read_file(path, text, sizeof(text)) <= 0 ||
+		    strcmp(text, "ksmd\n"))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/make-it-fail", pid);
+		marked = write_text(path, "1");
+	}
+	if (!marked)
+		return false;
+	snprintf(text, sizeof(text), "%d", percent);
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		for (size_t j = 0; j < ARRAY_SIZE(settings); j++) {
+			snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s",
+				 kinds[i], settings[j][0]);
+			/* Not each of them has all of these */
+			write_text(path, settings[j][1] ?: text);
+		}
+	return true;
+}
+
 static inline void ksm_knobs_restore(void)
 {
 	if (getpid() != ksm_knobs_owner)
 		return;
 	ksm_knobs_owner = 0;
 
+	ksmd_fails(0);
 	write_num(ksm_knobs[0].path, 2);
 	for (size_t i = 1; i < ARRAY_SIZE(ksm_knobs); i++)
 		if (ksm_knobs[i].present &&
@@ -81,6 +145,7 @@ static inline void ksm_knobs_signal(int sig)
 /* Unmerge everything, and leave ksmd stopped with all knobs as @wanted says */
 static inline void ksm_knobs_reset(void)
 {
+	ksmd_fails(0);
 	for (size_t i = 0; i < ARRAY_SIZE(ksm_knobs); i++)
 		if (ksm_knobs[i].present &&
 		    ksm_knob(ksm_knobs[i].path) != (long)ksm_knobs[i].wanted)
@@ -100,56 +165,6 @@ static inline void ksm_knobs_save(void)
 	atexit(ksm_knobs_restore);
 	signal(SIGINT, ksm_knobs_signal);
 	signal(SIGTERM, ksm_knobs_signal);
-}
-
-/* Returns: false if it is not there, or refused */
-static inline bool write_text(const char *path, const char *text)
-{
-	const ssize_t len = strlen(text);
-	int fd = open(path, O_WRONLY);
-	bool done;
-
-	if (fd < 0)
-		return false;
-	done = write(fd, text, len) == len;
-	close(fd);
-	return done;
-}
-
-/*
- * Let @percent of 100 allocations fail that ksmd makes.
- *
- * Returns: false on kernels without CONFIG_FAULT_INJECTION_DEBUG_FS
- */
-static inline bool ksmd_fails(int percent)
-{
-	static const char *const kinds[] = { "failslab", "fail_page_alloc" };
-	static const char *const settings[][2] = {
-		{ "task-filter", "Y" }, { "times", "-1" }, { "verbose", "0" },
-		{ "ignore-gfp-wait", "N" }, { "ignore-gfp-highmem", "N" },
-		{ "min-order", "0" }, { "probability" },
-	};
-	char path[128], text[16];
-
-	/* Another task than ksmd must not be hit */
-	for (int pid = 1; pid < 1000; pid++) {
-		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
-		if (read_file(path, text, sizeof(text)) <= 0 ||
-		    strcmp(text, "ksmd\n"))
-			continue;
-		snprintf(path, sizeof(path), "/proc/%d/make-it-fail", pid);
-		if (!write_text(path, "1"))
-			return false;
-	}
-	snprintf(text, sizeof(text), "%d", percent);
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
-		for (size_t j = 0; j < ARRAY_SIZE(settings); j++) {
-			snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s",
-				 kinds[i], settings[j][0]);
-			/* Not each of them has all of these */
-			write_text(path, settings[j][1] ?: text);
-		}
-	return true;
 }
 
 /* Returns: what this machine lacks for the oracle, or NULL */

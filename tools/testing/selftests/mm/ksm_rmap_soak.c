@@ -963,8 +963,8 @@ static void check_rmap(bool last)
 	size_t next;
 
 	if (last) {
-		const long shared = ksm_knob(KSM_SYSFS "pages_shared"),
-			   sharing = ksm_knob(KSM_SYSFS "pages_sharing");
+		const long shared = ksm_counter("pages_shared"),
+			   sharing = ksm_counter("pages_sharing");
 
 		seen.mappings += nr;
 		/* Whether rmap misses one of them is what the rest is about */
@@ -1026,7 +1026,7 @@ static void check_contents(void)
 
 static void checkpoint(void)
 {
-	seen.sharing += ksm_knob(KSM_SYSFS "pages_sharing");
+	seen.sharing += ksm_counter("pages_sharing");
 	__atomic_store_n(&shared->stop, true, __ATOMIC_SEQ_CST);
 	if (!wait_for(rests, "pause"))
 		goto out;
@@ -1056,14 +1056,13 @@ static void check_counters(void)
 		"pages_shared", "pages_sharing", "pages_unshared",
 		"pages_volatile", "stable_node_chains", "stable_node_dups",
 	};
-	const long zero_pages = ksm_knob(KSM_SYSFS "ksm_zero_pages");
-	char path[128];
+	const long zero_pages = ksm_counter("ksm_zero_pages");
 
 	write_num(KSM_SYSFS "run", 2);
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		snprintf(path, sizeof(path), KSM_SYSFS "%s", names[i]);
-		if (ksm_knob(path) > 0)
-			wrong("%s is %ld in the end", names[i], ksm_knob(path));
+		if (ksm_counter(names[i]) > 0)
+			wrong("%s is %ld in the end", names[i],
+			      ksm_counter(names[i]));
 	}
 	/* Has nothing to do with rmap: fork copies it before it locks the mm */
 	if (zero_pages)
