@@ -48,9 +48,10 @@ die_log() { # LOG MESSAGE
 grep -qs '^package:' "$ROOT/bases/$BASE" ||
 	die "no base $BASE here; BASE is one of: $(cd "$ROOT/bases" && grep -l '^package:' -- * | xargs)"
 
-# Those of i386 are only for scripts/i386
 case $FLAVOR in
-'' | debug | kcsan | coverage | i386 | i386-pae) ;;
+'' | debug | kcsan | coverage) ;;
+i386 | i386-pae) # for scripts/i386, which starts another script with it
+	[ -n "${KSM_RMAP_SUB:-}" ] || die "FLAVOR=$FLAVOR: say ARCH=i386 instead" ;;
 *) die "no flavor $FLAVOR here; leave FLAVOR out, or say debug, kcsan or coverage" ;;
 esac
 
