@@ -1261,10 +1261,11 @@ TEST_F_TIMEOUT(ksm_rmap, fork_and_merge_that_fails, SLOW)
 
 		/* Seen for the first time: not yet merged with anything */
 		fork_peer(i, 2);
-		/* Nor is there always memory for a node, or to undo it */
-		if (i % 2 && ksmd_fails(50)) {
+		/* Nor is there always memory: for a node, or at all */
+		if ((i % 4 == 1 && ksmd_fails(100, "ksm_stable_node")) ||
+		    (i % 4 == 3 && ksmd_fails(50, NULL))) {
 			ASSERT_TRUE(ksm_scan(3));
-			ksmd_fails(0);
+			ksmd_fails(0, NULL);
 		}
 		ASSERT_TRUE(ksm_scan(1));
 		assert_found_or_copied(&m[0], 100);
@@ -1477,9 +1478,9 @@ TEST_F(ksm_rmap, migration_to_a_node_with_the_same)
 	ASSERT_EQ(1, node_of(here[0].addr));
 
 	/* When there is no memory for a chain of the two, ksmd has to try again */
-	if (ksmd_fails(100)) {
+	if (ksmd_fails(100, NULL)) {
 		ASSERT_TRUE(ksm_scan(1));
-		ksmd_fails(0);
+		ksmd_fails(0, NULL);
 		assert_found(moved, 100);
 		assert_found(there, 100);
 	}
@@ -1487,6 +1488,46 @@ TEST_F(ksm_rmap, migration_to_a_node_with_the_same)
 		ASSERT_TRUE(ksm_scan(1));
 		assert_found(moved, 100);
 		assert_found(there, 100);
+	}
+}
+
+/* With merge_across_nodes=0, ksmd finds a KSM page that has gone to another node */
+TEST_F(ksm_rmap, migration_of_one_that_ksmd_looks_for)
+{
+	char *area = new_area(3);
+	struct mapping moved[] = { { 0, area + self->page },
+				   { 0, area + 2 * self->page } };
+	struct mapping late = { 0, area };
+	int status = -1, node = 0;
+
+	if (access(NODE1, F_OK))
+		SKIP(return, "needs two memory nodes, try numa=fake=2");
+	write_num(KSM_SYSFS "merge_across_nodes", 0);
+	/* Time to stop ksmd in, so that ksm_scan(1) is one scan */
+	write_num(KSM_SYSFS "sleep_millisecs", 200);
+	write_num(KSM_SYSFS "smart_scan", 0);
+	for (int i = 0; i < 3; i++) {
+		char *page = area + i * self->page;
+
+		fill_page(page, i ? 100 : 1000);
+		ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &page, &node,
+				     &status, MPOL_MF_MOVE));
+		ASSERT_EQ(node, node_of(page));
+	}
+	merge(moved);
+
+	/* One scan to see that it does not change, the next to look for the same */
+	fill_page(late.addr, 100);
+	ASSERT_TRUE(ksm_scan(1));
+	node = 1;
+	ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &moved[0].addr, &node,
+			     &status, MPOL_MF_MOVE_ALL));
+	ASSERT_EQ(1, node_of(moved[0].addr));
+	ASSERT_EQ(0, node_of(late.addr));
+	for (int i = 0; i < 3; i++) {
+		ASSERT_TRUE(ksm_scan(1));
+		assert_found(moved, 100);
+		assert_found_or_copied(&late, 100);
 	}
 }
 

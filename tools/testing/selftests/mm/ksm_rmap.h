@@ -83,23 +83,30 @@ static inline bool write_text(const char *path, const char *text)
 }
 
 /*
- * Let @percent of 100 allocations fail that ksmd makes, until the knobs are reset.
+ * Let @percent of 100 allocations fail that ksmd makes, until the knobs are reset;
+ * or just those of one slab @cache, if that is not NULL.
  *
- * Returns: false on kernels without CONFIG_FAULT_INJECTION_DEBUG_FS
+ * Returns: false on kernels without CONFIG_FAULT_INJECTION_DEBUG_FS, and if the
+ * cache serves others, too (CONFIG_SLAB_MERGE_DEFAULT)
  */
-static inline bool ksmd_fails(int percent)
+static inline bool ksmd_fails(int percent, const char *cache)
 {
 	static const char *const kinds[] = { "failslab", "fail_page_alloc" };
 	static const char *const settings[][2] = {
 		{ "task-filter", "Y" }, { "times", "-1" }, { "verbose", "0" },
 		{ "ignore-gfp-wait", "N" }, { "ignore-gfp-highmem", "N" },
-		{ "min-order", "0" }, { "probability" },
+		{ "min-order", "0" },
 	};
 	char path[128], text[16];
 	bool marked = false;
 
 	if (access("/sys/kernel/debug/failslab/probability", W_OK))
 		return false;
+	if (cache) {
+		snprintf(path, sizeof(path), "/sys/kernel/slab/%s/failslab", cache);
+		if (!write_text(path, "1"))
+			return false;
+	}
 	/* Another task than ksmd must not be hit */
 	for (int pid = 1; !marked && pid < 1000; pid++) {
 		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
@@ -111,14 +118,19 @@ static inline bool ksmd_fails(int percent)
 	}
 	if (!marked)
 		return false;
-	snprintf(text, sizeof(text), "%d", percent);
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+	write_text("/sys/kernel/debug/failslab/cache-filter", cache ? "Y" : "N");
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
 		for (size_t j = 0; j < ARRAY_SIZE(settings); j++) {
 			snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s",
 				 kinds[i], settings[j][0]);
 			/* Not each of them has all of these */
-			write_text(path, settings[j][1] ?: text);
+			write_text(path, settings[j][1]);
 		}
+		snprintf(path, sizeof(path), "/sys/kernel/debug/%s/probability",
+			 kinds[i]);
+		snprintf(text, sizeof(text), "%d", i && cache ? 0 : percent);
+		write_text(path, text);
+	}
 	return true;
 }
 
@@ -128,7 +140,7 @@ static inline void ksm_knobs_restore(void)
 		return;
 	ksm_knobs_owner = 0;
 
-	ksmd_fails(0);
+	ksmd_fails(0, NULL);
 	write_num(ksm_knobs[0].path, 2);
 	for (size_t i = 1; i < ARRAY_SIZE(ksm_knobs); i++)
 		if (ksm_knobs[i].present &&
@@ -145,7 +157,7 @@ static inline void ksm_knobs_signal(int sig)
 /* Unmerge everything, and leave ksmd stopped with all knobs as @wanted says */
 static inline void ksm_knobs_reset(void)
 {
-	ksmd_fails(0);
+	ksmd_fails(0, NULL);
 	for (size_t i = 0; i < ARRAY_SIZE(ksm_knobs); i++)
 		if (ksm_knobs[i].present &&
 		    ksm_knob(ksm_knobs[i].path) != (long)ksm_knobs[i].wanted)

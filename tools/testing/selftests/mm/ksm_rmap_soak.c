@@ -586,7 +586,8 @@ static bool all_fail(struct random *r, unsigned int first, unsigned int n)
 {
 	static const int percent[] = { 0, 1, 10, 30 };
 
-	const bool done = ksmd_fails(percent[pick(r, ARRAY_SIZE(percent))]);
+	const bool done = ksmd_fails(percent[pick(r, ARRAY_SIZE(percent))],
+				     NULL);
 
 	to_mend |= done;
 	return done;
@@ -1031,7 +1032,7 @@ static void checkpoint(void)
 	if (!wait_for(rests, "pause"))
 		goto out;
 	write_num(KSM_SYSFS "run", 0);
-	ksmd_fails(0);
+	ksmd_fails(0, NULL);
 	check_rmap(false);
 	/* Also brings back what is swapped out, with ksmd stopped */
 	check_contents();
