@@ -1,24 +1,30 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Runs in the guest: walk.sh BENCH CASE...; each CASE is VMAs,sharers,forks,runs, or
-# VMAs,sharers,processes-p,runs. Prints a line of comma-separated values a case.
+# Runs in the guest: walk.sh BENCH CASE...; each CASE is VMAs,sharers,forks,runs and,
+# after one more comma, a further option, if any. Prints lines of comma-separated values,
+# after one that names them.
 
 set -eu
+# shellcheck source=guest/bench.sh
+. "$(dirname "$0")/bench.sh"
 
 bench=$1
 shift
-# Memory for tens of thousands of VMAs a process is not committed memory
-echo 1 >/proc/sys/vm/overcommit_memory
+# User Mode Linux has none, and is asked for nothing that takes one
+if mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null; then
+	echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+fi
 rc=0
-"$bench" -cc
+named=
 for case; do
-	echo "$case" | {
-		IFS=, read -r vmas sharers forks runs
-		own=
-		[ "$forks" = "${forks%-p}" ] || own=-p
-		# shellcheck disable=SC2086 # an option, or none
-		"$bench" -v "$vmas" -s "$sharers" -f "${forks%-p}" $own -r "$runs" -c
-	} || rc=$?
+	IFS=, read -r vmas sharers forks runs options <<-END
+		$case
+	END
+	# shellcheck disable=SC2086 # as many as there are
+	set -- $options
+	[ -n "$named" ] || "$bench" "$@" -cc
+	named=1
+	"$bench" -v "$vmas" -s "$sharers" -f "$forks" -r "$runs" "$@" -c || rc=$?
 done
 exit $rc

@@ -8,11 +8,17 @@
  *
  * A walk that finds nothing is fast too: so check that it finds each mapping.
  * With two memory nodes by migrating the page, which succeeds only if all of
- * its mappings are found; with one, by touching it through one after the other.
+ * its mappings are found; with one, by swapping it out where that is possible, or
+ * by touching it through one mapping after the other.
+ *
+ * On request it measures other things that go by the mappings: memory failure,
+ * swap-in, and what an application has to wait for while its page is walked.
  */
 #include <errno.h>
 #include <getopt.h>
 #include <linux/mempolicy.h>
+#include <pthread.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -21,16 +27,45 @@
 #include "ksm_rmap.h"
 
 #define MAX_SHARERS	256	/* per KSM page, by default (max_page_sharing) */
-#define MAX_FORKS	1000
+#define MAX_FORKS	8000
 #define MAX_RUNS	1000
+#define MAX_PROCESSES	30000
+#define MAX_SAMPLES	1000000	/* of one operation */
+#define FORK_EVERY	500	/* rounds: with many VMAs, it takes long */
+#define EXTRA		16	/* pages for the application's operations */
 
+#define COMPACT		"/proc/sys/vm/compact_memory"
+
+static enum { WALK, FAILURE, SWAP_IN } measures;
 static unsigned long vmas = 1, sharers = 2, forks, runs = 5;
-static bool own_pages;
+static unsigned long processes, seconds;
+static bool own_pages, split_late;
+static char *area, *extra;
 static char *mapping[MAX_SHARERS];
 /* Index 0 is the benchmark itself */
 static pid_t pids[MAX_FORKS + 1];
 static int to_child[MAX_FORKS + 1], from_child[MAX_FORKS + 1];
 static int idle_fd;
+
+static unsigned long pages_per_vma(void)
+{
+	return (sharers + vmas - 1) / vmas;
+}
+
+static bool is_mergeable(void)
+{
+	return sharers > 1 || own_pages;
+}
+
+static void split(void)
+{
+	const unsigned long size = pages_per_vma() * psize();
+
+	for (unsigned long i = 1; i < vmas; i += 2)
+		if (mprotect(area + i * size, size, PROT_READ))
+			ksft_exit_fail_msg("VMA %lu of %lu: %s (vm.max_map_count?)\n",
+					   i, vmas, strerror(errno));
+}
 
 /*
  * | r r | w w | r r | ...: as many VMAs as asked for, a page or more in each, and
@@ -38,24 +73,22 @@ static int idle_fd;
  */
 static void build(void)
 {
-	const unsigned long per_vma = (sharers + vmas - 1) / vmas;
-	const unsigned long nr = vmas * per_vma, page = psize();
-	char *area = map_area(nr);
+	const unsigned long nr = vmas * pages_per_vma(), page = psize();
+	const unsigned long all = nr + (seconds ? EXTRA : 0);
 
+	area = map_area(all);
 	if (!area)
-		ksft_exit_fail_msg("cannot map %lu pages\n", nr);
-	if (sharers == 1 && !own_pages && madvise(area, nr * page, MADV_UNMERGEABLE))
+		ksft_exit_fail_msg("cannot map %lu pages\n", all);
+	extra = area + nr * page;
+	if (!is_mergeable() && madvise(area, all * page, MADV_UNMERGEABLE))
 		ksft_exit_fail_perror("madvise");
 	for (unsigned long i = 0; i < sharers; i++) {
 		mapping[i] = area + i * nr / sharers * page;
 		fill_page(mapping[i], 1);
 	}
 	/* Split only now, so that all have the one anon_vma of the first fault */
-	for (unsigned long i = 1; i < vmas; i += 2)
-		if (mprotect(area + i * per_vma * page, per_vma * page,
-			     PROT_READ))
-			ksft_exit_fail_msg("VMA %lu of %lu: %s (vm.max_map_count?)\n",
-					   i, vmas, strerror(errno));
+	if (!split_late)
+		split();
 }
 
 static void merge(void)
@@ -113,8 +146,9 @@ static void fork_all(void)
 			ksft_exit_fail_perror("fork");
 		if (!pids[i]) {
 			/* The other children's pipes, to see them closed */
-			for (unsigned long j = 1; j < i; j++)
-				close(to_child[j]);
+			if (i > 1)
+				syscall(__NR_close_range, to_child[1],
+					from_child[i - 1], 0);
 			close(down[1]);
 			child(down[0], up[1]);
 		}
@@ -164,10 +198,9 @@ static unsigned long found_by_migration(void)
 	return 0;
 }
 
-/* Returns: mappings through which an access is noticed by the walk */
-static unsigned long found_by_touching(void)
+/* Returns: mappings of @pfn through which an access is noticed by the walk */
+static unsigned long found_by_touching(unsigned long pfn)
 {
-	const unsigned long pfn = pfn_of(getpid(), mapping[0]);
 	unsigned long found = 0;
 
 	for (unsigned long i = 0; i <= forks; i++) {
@@ -195,28 +228,518 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Sorted costs of @runs walks, in nanoseconds */
-static void measure(unsigned long *cost)
+static unsigned long long now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ULL + t.tv_nsec;
+}
+
+/*
+ * Warm up; and a page that is not on the LRU would not be walked: it may be on its
+ * way there, until the page cache is dropped.
+ *
+ * Returns: its page frame number
+ */
+static unsigned long get_walked(void)
 {
 	const unsigned long pfn = pfn_of(getpid(), mapping[0]);
-	struct timespec from, to;
 
-	/*
-	 * Warm up; and a page that is not on the LRU would not be walked: it may
-	 * be on its way there, until the page cache is dropped.
-	 */
 	if (!idle_set(idle_fd, pfn) || !idle_get(idle_fd, pfn))
 		write_num("/proc/sys/vm/drop_caches", 1);
 	if (!idle_set(idle_fd, pfn) || !idle_get(idle_fd, pfn))
 		ksft_exit_fail_msg("pfn %#lx is not walked\n", pfn);
-	for (unsigned long i = 0; i < runs; i++) {
-		clock_gettime(CLOCK_MONOTONIC, &from);
-		idle_set(idle_fd, pfn);
-		clock_gettime(CLOCK_MONOTONIC, &to);
-		cost[i] = (to.tv_sec - from.tv_sec) * 1000000000UL +
-			  to.tv_nsec - from.tv_nsec;
+	return pfn;
+}
+
+/* To swap out what is mapped more than once takes a cgroup: not MADV_PAGEOUT */
+static char cgroup[64], old_cgroup[256];
+static int holder[2];
+
+static const char *in_cgroup(const char *file)
+{
+	static char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", cgroup, file);
+	return path;
+}
+
+static void leave_cgroup(void)
+{
+	char path[512];
+
+	if (getpid() != pids[0])
+		return;
+	snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cgroup.procs", old_cgroup);
+	write_text(path, "0");
+	for (int ms = 5000; rmdir(cgroup) && errno == EBUSY && ms; ms--)
+		usleep(1000);
+}
+
+/* Returns: what this machine lacks to swap out, or NULL */
+static const char *enter_cgroup(void)
+{
+	char text[512], *line;
+
+	if (read_file("/proc/swaps", text, sizeof(text)) <= 0 ||
+	    !strchr(strchr(text, '\n') + 1, '\n'))
+		return "no swap: try zram";
+	if (read_file("/proc/self/cgroup", text, sizeof(text)) <= 0)
+		return "no /proc/self/cgroup: needs CONFIG_MEMCG";
+	line = strstr(text, "0::");
+	snprintf(cgroup, sizeof(cgroup), "/sys/fs/cgroup/ksm_rmap_bench.XXXXXX");
+	if (!line || sscanf(line, "0::%255[^\n]", old_cgroup) != 1 ||
+	    !mkdtemp(cgroup))
+		return "no cgroup v2 at /sys/fs/cgroup";
+	atexit(leave_cgroup);
+	if (access(in_cgroup("memory.reclaim"), W_OK))
+		return "no memory.reclaim: +memory in cgroup.subtree_control of the root";
+	if (!write_text(in_cgroup("cgroup.procs"), "0"))
+		return "cannot enter a cgroup";
+	return NULL;
+}
+
+/*
+ * A pipe that refers to the page keeps it in the swap cache, whatever the swap
+ * device, and so a KSM page.
+ */
+static void hold(char *p)
+{
+	struct iovec iov = { p, psize() };
+
+	if (pipe(holder) || vmsplice(holder[1], &iov, 1, 0) != (ssize_t)psize())
+		ksft_exit_fail_perror("vmsplice");
+}
+
+static void release(void)
+{
+	close(holder[0]);
+	close(holder[1]);
+}
+
+/* Returns: mappings that are swap entries; memory failure leaves such, too */
+static unsigned long swap_entries(void)
+{
+	unsigned long entries = 0;
+
+	for (unsigned long i = 0; i <= forks; i++)
+		for (unsigned long j = 0; j < sharers; j++)
+			entries += !!(pagemap_of(pids[i], mapping[j]) & PM_SWAP);
+	return entries;
+}
+
+/* Returns: mappings that are swapped out */
+static unsigned long swap_out(void)
+{
+	char text[16];
+
+	/* Has the kernel sum up the statistics, which reclaim goes by */
+	read_file(in_cgroup("memory.stat"), text, sizeof(text));
+	/* EAGAIN: not as much as was asked for.  Swappiness is from 6.16 on. */
+	if (!write_text(in_cgroup("memory.reclaim"), "64M swappiness=max") &&
+	    errno != EAGAIN)
+		write_text(in_cgroup("memory.reclaim"), "64M");
+	return swap_entries();
+}
+
+/* The same, with patience: it takes seconds until the last page is deactivated */
+static unsigned long swap_out_all(void)
+{
+	unsigned long out = swap_out();
+
+	for (int tries = 0; out < sharers * (forks + 1) && tries < 20; tries++) {
+		usleep(250000);
+		out = swap_out();
 	}
-	qsort(cost, runs, sizeof(*cost), compare);
+	return out;
+}
+
+static bool can_swap;	/* and not migrate */
+
+/* Returns: mappings that are swapped out with the page; they are back, if ours */
+static unsigned long found_by_swapping(void)
+{
+	unsigned long found;
+
+	hold(mapping[0]);
+	found = swap_out_all();
+	for (unsigned long i = 0; i < sharers; i++)
+		FORCE_READ(*mapping[i]);
+	release();
+	return found;
+}
+
+/* Returns: mappings found; @cost is of @runs walks, in nanoseconds */
+static unsigned long measure_walk(unsigned long *cost)
+{
+	const unsigned long pfn = get_walked();
+	unsigned long found;
+	unsigned long long from;
+
+	for (unsigned long i = 0; i < runs; i++) {
+		from = now();
+		idle_set(idle_fd, pfn);
+		cost[i] = now() - from;
+	}
+	found = found_by_migration();
+	if (found < sharers * (forks + 1) && can_swap)
+		found = found_by_swapping();
+	if (found < sharers * (forks + 1))
+		found = found_by_touching(pfn_of(getpid(), mapping[0]));
+	return found;
+}
+
+static pid_t unrelated[MAX_PROCESSES];
+
+static void ignore(int sig)
+{
+}
+
+/*
+ * Memory failure looks at all processes that are to be killed early, which those
+ * forked from one such are: have as many as asked for that map nothing of ours.
+ */
+static void fork_unrelated(void)
+{
+	const struct sigaction action = {
+		.sa_handler = ignore,
+		.sa_flags = SA_RESTART,
+	};
+
+	if (sigaction(SIGBUS, &action, NULL) ||
+	    prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0))
+		ksft_exit_fail_perror("PR_MCE_KILL");
+	for (unsigned long i = 0; i < processes; i++) {
+		unrelated[i] = fork();
+		if (unrelated[i] < 0)
+			ksft_exit_fail_perror("fork");
+		if (!unrelated[i]) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			while (getppid() == pids[0])
+				pause();
+			_exit(0);
+		}
+	}
+}
+
+static void reap_unrelated(void)
+{
+	for (unsigned long i = 0; i < processes; i++)
+		kill(unrelated[i], SIGKILL);
+	for (unsigned long i = 0; i < processes; i++)
+		waitpid(unrelated[i], NULL, 0);
+}
+
+/* Returns: mappings that memory failure has replaced */
+static unsigned long measure_failure(unsigned long *cost)
+{
+	const unsigned long pfn = get_walked();
+	unsigned long found;
+	unsigned long long from;
+	int ret;
+
+	runs = 1;
+	from = now();
+	ret = madvise(mapping[0], psize(), MADV_HWPOISON);
+	cost[0] = now() - from;
+	if (ret)
+		ksft_exit_fail_perror("MADV_HWPOISON");
+	found = swap_entries();
+	if (unpoison_memory(pfn))
+		ksft_exit_fail_msg("pfn %#lx stays poisoned\n", pfn);
+	return found;
+}
+
+/* Returns: mappings that are back, contents and all, and found or @copies */
+static unsigned long measure_swap_in(unsigned long *cost, unsigned long *copies)
+{
+	const unsigned long pfn = get_walked();
+	unsigned long out;
+	unsigned long long from;
+
+	runs = sharers;
+	hold(mapping[0]);
+	out = swap_out_all();
+	if (out < sharers)
+		ksft_exit_fail_msg("%lu of %lu mappings are swapped out\n", out,
+				   sharers);
+	for (unsigned long i = 0; i < sharers; i++) {
+		from = now();
+		FORCE_READ(*mapping[i]);
+		cost[i] = now() - from;
+	}
+	for (unsigned long i = 0; i < sharers; i++) {
+		if (!page_holds(mapping[i], 1))
+			ksft_exit_fail_msg("mapping %lu: wrong content\n", i);
+		*copies += pfn_of(getpid(), mapping[i]) != pfn;
+	}
+	release();
+	return *copies + (*copies < sharers ? found_by_touching(pfn) : 0);
+}
+
+static bool move_to_other_node(void)
+{
+	static int node = -1;
+	int status = -1;
+
+	if (node < 0) {
+		if (syscall(__NR_move_pages, 0, 1UL, &mapping[0], NULL, &status,
+			    0) < 0 || status < 0)
+			return false;
+		node = !status;
+	}
+	if (syscall(__NR_move_pages, 0, 1UL, &mapping[0], &node, &status,
+		    MPOL_MF_MOVE_ALL) < 0 || status != node)
+		return false;
+	node = !node;
+	return true;
+}
+
+static const char *move_missing(void)
+{
+	if (access(NODE1, F_OK))
+		return "no " NODE1 ": needs two memory nodes";
+	if (syscall(__NR_move_pages, 0, 0UL, NULL, NULL, NULL, 0) < 0)
+		return "no move_pages: needs CONFIG_MIGRATION";
+	return NULL;
+}
+
+/*
+ * Compaction moves what is at the low end of a zone into holes of pageblocks in use
+ * at the high end: so have many of these, on either node.  There the page stays,
+ * unless it can be moved to the other node, among what is allocated there.
+ */
+static bool compact(void)
+{
+	const size_t stride = 32 * psize(), size = 32 << 20;
+	const unsigned long nodes = 3;
+	static char *bulk;
+	unsigned long pfn;
+
+	if (!bulk) {
+		bulk = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (bulk == MAP_FAILED)
+			ksft_exit_fail_perror("mmap");
+		madvise(bulk, size, MADV_NOHUGEPAGE);
+		syscall(__NR_mbind, bulk, size, MPOL_INTERLEAVE, &nodes,
+			8 * sizeof(nodes), 0);
+	}
+	for (size_t i = 0; i < size; i += psize()) {
+		bulk[i] = 1;
+		if (i == size / 2)
+			move_to_other_node();
+	}
+	for (size_t i = 0; i < size; i += stride)
+		madvise(bulk + i + psize(), stride - psize(), MADV_DONTNEED);
+	pfn = pfn_of(getpid(), mapping[0]);
+	write_num(COMPACT, 1);
+	return pfn_of(getpid(), mapping[0]) != pfn;
+}
+
+static const char *compact_missing(void)
+{
+	return access(COMPACT, W_OK) ? "no " COMPACT ": needs CONFIG_COMPACTION" :
+				       NULL;
+}
+
+static bool swap(void)
+{
+	const bool done = swap_out() == sharers * (forks + 1);
+
+	for (unsigned long i = 0; i < sharers; i++)
+		FORCE_READ(*mapping[i]);
+	return done;
+}
+
+/* What happens to the page all the time; returns whether it did */
+static const struct kind {
+	const char *name;
+	bool (*once)(void);
+	const char *(*missing)(void);
+} kinds[] = {
+	{ "none" },
+	{ "migrate", move_to_other_node, move_missing },
+	{ "compact", compact, compact_missing },
+	{ "swap", swap, enter_cgroup },
+};
+
+static const struct kind *kind_by_name(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (!strcmp(kinds[i].name, name))
+			return &kinds[i];
+	fprintf(stderr, "-k %s: must be none, migrate, compact or swap\n", name);
+	exit(KSFT_FAIL);
+}
+
+static bool stop;
+static unsigned long completed;
+
+static void *work(void *arg)
+{
+	const struct kind *kind = arg;
+
+	while (kind->once && !__atomic_load_n(&stop, __ATOMIC_RELAXED))
+		completed += kind->once();
+	return NULL;
+}
+
+/*
+ * What an application does, in the pages at the end of the area, which have the
+ * anon_vma that a walk locks.
+ */
+static bool do_mprotect(void)
+{
+	static bool readonly;
+
+	readonly = !readonly;
+	return !mprotect(extra + 4 * psize(), psize(),
+			 readonly ? PROT_READ : PROT_READ | PROT_WRITE);
+}
+
+/* All that it takes to split and merge the VMA, as others are mergeable */
+static bool do_mmap(void)
+{
+	const size_t size = 4 * psize();
+	char *p = extra + 8 * psize();
+
+	if (munmap(p, size) ||
+	    mmap(p, size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE |
+		 MAP_ANONYMOUS, -1, 0) != p)
+		return false;
+	madvise(p, size, MADV_NOHUGEPAGE);
+	return !is_mergeable() || !madvise(p, size, MADV_MERGEABLE);
+}
+
+static bool do_fault(void)
+{
+	*extra = 1;
+	return true;
+}
+
+static bool do_fork(void)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(0);
+	return pid > 0 && waitpid(pid, NULL, 0) == pid;
+}
+
+static struct operation {
+	const char *name;
+	bool (*once)(void);
+	unsigned long count, *cost;
+} operations[] = {
+	{ "mprotect", do_mprotect },
+	{ "mmap", do_mmap },
+	{ "fault", do_fault },
+	{ "fork", do_fork },
+};
+
+static void print_case(void)
+{
+	printf("%lu VMAs%s, %lu sharers, %lu forks%s: ", vmas,
+	       split_late ? " split late" : "", sharers, forks,
+	       own_pages ? " with own pages" : "");
+}
+
+static void print_latency(const struct kind *kind, unsigned long found, bool csv)
+{
+	const unsigned long total = sharers * (forks + 1);
+
+	if (!csv) {
+		print_case();
+		printf("%lu times %s in %lu s\n", completed, kind->name, seconds);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
+		struct operation *o = &operations[i];
+
+		qsort(o->cost, o->count, sizeof(*o->cost), compare);
+		if (csv)
+			printf("%lu,%lu,%lu,%d,%d,%lu,%lu,%lu,%s,%lu,%s,%lu,%lu,%lu,%lu,%lu\n",
+			       vmas, sharers, forks, own_pages, split_late,
+			       total, found, seconds, kind->name, completed,
+			       o->name, o->count, o->cost[o->count / 2],
+			       o->cost[o->count * 99 / 100],
+			       o->cost[o->count * 999 / 1000],
+			       o->cost[o->count - 1]);
+		else
+			printf("%s: %lu times, ns: median %lu, 99%% %lu, 99.9%% %lu, max %lu\n",
+			       o->name, o->count, o->cost[o->count / 2],
+			       o->cost[o->count * 99 / 100],
+			       o->cost[o->count * 999 / 1000],
+			       o->cost[o->count - 1]);
+	}
+	if (!csv)
+		printf("found %lu of %lu mappings\n", found, total);
+}
+
+/* Samples are not what the application has, and forks */
+static unsigned long *map_samples(void)
+{
+	const size_t size = MAX_SAMPLES * sizeof(unsigned long);
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED || madvise(p, size, MADV_DONTFORK))
+		ksft_exit_fail_perror("mmap");
+	return p;
+}
+
+/* Returns: mappings found afterwards */
+static unsigned long measure_latency(const struct kind *kind, bool csv)
+{
+	const struct sigaction interrupt = { .sa_handler = ignore };
+	const bool swaps = kind->once == swap;
+	unsigned long found = 0;
+	unsigned long long from, end;
+	pthread_t thread;
+
+	for (size_t i = 0; i < ARRAY_SIZE(operations); i++)
+		operations[i].cost = map_samples();
+	sigaction(SIGUSR1, &interrupt, NULL);
+	get_walked();
+	if (swaps)
+		hold(mapping[0]);
+	errno = pthread_create(&thread, NULL, work, (void *)kind);
+	if (errno)
+		ksft_exit_fail_perror("pthread_create");
+	end = now() + seconds * 1000000000ULL;
+	for (unsigned long n = 0; now() < end && n < MAX_SAMPLES; n++) {
+		madvise(extra, psize(), MADV_DONTNEED);
+		for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
+			struct operation *o = &operations[i];
+
+			if (o->once == do_fork && n % FORK_EVERY)
+				continue;
+			from = now();
+			if (!o->once())
+				ksft_exit_fail_perror(o->name);
+			o->cost[o->count++] = now() - from;
+		}
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	/* Reclaim may go on for minutes, where a walk takes a second */
+	pthread_kill(thread, SIGUSR1);
+	pthread_join(thread, NULL);
+	if (kind->once && !completed)
+		ksft_exit_fail_msg("%s: not once in %lu s\n", kind->name, seconds);
+
+	for (unsigned long i = 0; i < sharers; i++)
+		if (!page_holds(mapping[i], 1))
+			ksft_exit_fail_msg("mapping %lu: wrong content\n", i);
+	if (swaps)
+		release();
+	else
+		found = found_by_migration();
+	/* A child's may be swapped out, and is not after it is touched */
+	if (found < sharers * (forks + 1))
+		found = found_by_touching(get_walked());
+	print_latency(kind, found, csv);
+	return found;
 }
 
 static void read_counters(long *shared, long *sharing)
@@ -241,26 +764,34 @@ static unsigned long parse(const char *arg, char option, unsigned long min,
 
 static void help(const char *self)
 {
-	printf("usage: %s [-v VMAs] [-s sharers] [-f forks] [-p] [-r runs] [-c]\n"
+	printf("usage: %s [-v VMAs] [-s sharers] [-f forks] [-p] [-S] [-r runs] [-c]\n"
+	       "       [-m processes | -i | -l seconds -k kind]\n"
 	       "  -v  VMAs in the anon_vma, default 1\n"
 	       "  -s  pages of these that share the KSM page, 2 to %d, default 2;\n"
 	       "      1 for an ordinary page, with which KSM has nothing to do\n"
 	       "  -f  children forked after merging, up to %d, default 0\n"
 	       "  -p  children are forked before, and share pages of their own\n"
+	       "  -S  the VMAs are split after merging, not before\n"
 	       "  -r  walks to measure, default 5\n"
+	       "  -m  measure memory failure, with so many other processes, to %d\n"
+	       "  -i  measure swap-in from the swap cache, through each mapping\n"
+	       "  -l  measure for so long how long an application's operations take\n"
+	       "  -k  with -l: migrate, compact, swap, all the time; or none\n"
 	       "  -c  print values separated by commas; -cc names them, and exits\n",
-	       self, MAX_SHARERS, MAX_FORKS);
+	       self, MAX_SHARERS, MAX_FORKS, MAX_PROCESSES);
 }
 
 int main(int argc, char **argv)
 {
 	long shared[3], sharing[3];
-	unsigned long cost[MAX_RUNS], found, total;
+	unsigned long cost[MAX_RUNS], found, copies = 0, total;
 	const struct rlimit files = { 4 * MAX_FORKS, 4 * MAX_FORKS };
+	static const char *const what[] = { "a walk", "memory failure", "swap-in" };
+	const struct kind *kind = NULL;
 	int option, csv = 0;
 	const char *missing;
 
-	while ((option = getopt(argc, argv, "v:s:f:r:pch")) != -1) {
+	while ((option = getopt(argc, argv, "v:s:f:r:m:l:k:pSich")) != -1) {
 		switch (option) {
 		case 'v':
 			vmas = parse(optarg, option, 1, 1000000);
@@ -277,6 +808,22 @@ int main(int argc, char **argv)
 		case 'p':
 			own_pages = true;
 			break;
+		case 'S':
+			split_late = true;
+			break;
+		case 'm':
+			processes = parse(optarg, option, 0, MAX_PROCESSES);
+			measures = FAILURE;
+			break;
+		case 'i':
+			measures = SWAP_IN;
+			break;
+		case 'l':
+			seconds = parse(optarg, option, 1, 600);
+			break;
+		case 'k':
+			kind = kind_by_name(optarg);
+			break;
 		case 'c':
 			csv++;
 			break;
@@ -285,18 +832,40 @@ int main(int argc, char **argv)
 			return option == 'h' ? KSFT_PASS : KSFT_FAIL;
 		}
 	}
+	if (csv > 1 && seconds) {
+		printf("vmas,sharers,forks,own_pages,split_late,mappings,found,");
+		printf("seconds,kind,completed,operation,count,");
+		printf("p50_ns,p99_ns,p999_ns,max_ns\n");
+		return KSFT_PASS;
+	}
 	if (csv > 1) {
 		printf("vmas,sharers,forks,own_pages,mappings,found,runs,");
 		printf("min_ns,median_ns,max_ns,shared,sharing,");
-		printf("cow_shared,cow_sharing,unmerged_shared,unmerged_sharing\n");
+		printf("cow_shared,cow_sharing,unmerged_shared,unmerged_sharing,");
+		printf("split_late,measures,processes,copies\n");
 		return KSFT_PASS;
 	}
+	if (!seconds != !kind || (seconds && measures) ||
+	    (split_late && own_pages) ||
+	    (measures == SWAP_IN && (forks || own_pages))) {
+		fprintf(stderr, "these options do not go together, see -h\n");
+		return KSFT_FAIL;
+	}
 
+	pids[0] = getpid();
 	missing = ksm_rmap_missing();
+	if (!missing && measures == FAILURE && access(UNPOISON, W_OK))
+		missing = "no " UNPOISON ": needs CONFIG_HWPOISON_INJECT";
+	if (!missing && measures == SWAP_IN)
+		missing = enter_cgroup();
+	if (!missing && kind && kind->missing)
+		missing = kind->missing();
 	if (missing) {
 		printf("SKIP: %s\n", missing);
 		return KSFT_SKIP;
 	}
+	can_swap = measures == WALK && !seconds && !forks &&
+		   access(NODE1, F_OK) && !enter_cgroup();
 	/* Two files a child */
 	if (setrlimit(RLIMIT_NOFILE, &files))
 		ksft_exit_fail_perror("setrlimit");
@@ -304,25 +873,38 @@ int main(int argc, char **argv)
 	ksm_knobs_reset();
 	idle_fd = idle_open();
 
-	pids[0] = getpid();
+	if (measures == FAILURE)
+		fork_unrelated();
 	if (own_pages)
 		fork_all();
 	else
 		build();
-	if (sharers > 1 || own_pages)
+	if (is_mergeable())
 		merge();
+	if (split_late)
+		split();
 	read_counters(&shared[0], &sharing[0]);
 	if (!own_pages)
 		fork_all();
-	measure(cost);
 	total = sharers * (forks + 1);
-	found = found_by_migration();
-	if (found < total)
-		found = found_by_touching();
+	if (seconds) {
+		found = measure_latency(kind, csv);
+		reap_all();
+		return found == total ? KSFT_PASS : KSFT_FAIL;
+	}
+	if (measures == FAILURE)
+		found = measure_failure(cost);
+	else if (measures == SWAP_IN)
+		found = measure_swap_in(cost, &copies);
+	else
+		found = measure_walk(cost);
+	qsort(cost, runs, sizeof(*cost), compare);
 	reap_all();
+	reap_unrelated();
 
 	/* ksmd counts the copy out when it next comes across it */
-	fill_page(mapping[0], 2);
+	if (measures != FAILURE)
+		fill_page(mapping[0], 2);
 	ksm_scan(2);
 	read_counters(&shared[1], &sharing[1]);
 	ksm_stop();
@@ -334,12 +916,17 @@ int main(int argc, char **argv)
 		       cost[runs / 2], cost[runs - 1]);
 		for (int i = 0; i < 3; i++)
 			printf(",%ld,%ld", shared[i], sharing[i]);
-		printf("\n");
+		printf(",%d,%d,%lu,%lu\n", split_late, measures, processes,
+		       copies);
 	} else {
-		printf("%lu VMAs, %lu sharers, %lu forks%s: ", vmas, sharers,
-		       forks, own_pages ? " with own pages" : "");
-		printf("a walk takes %lu ns (median of %lu, %lu to %lu)\n",
-		       cost[runs / 2], runs, cost[0], cost[runs - 1]);
+		print_case();
+		printf("%s takes %lu ns (median of %lu, %lu to %lu)\n",
+		       what[measures], cost[runs / 2], runs, cost[0],
+		       cost[runs - 1]);
+		if (measures == FAILURE)
+			printf("with %lu unrelated processes\n", processes);
+		if (measures == SWAP_IN)
+			printf("%lu of the mappings have a copy\n", copies);
 		printf("found %lu of %lu mappings\n", found, total);
 		printf("pages_shared/pages_sharing: ");
 		printf("merged %ld/%ld, after a COW %ld/%ld, unmerged %ld/%ld\n",

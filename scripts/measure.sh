@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What a walk costs, by ksm_rmap_bench in guests of several kernels. Sourced after
+# lib.sh; accel_of comes first.
+# shellcheck disable=SC2034 # some is for those who source it
+
+BENCH=$B/bench/ksm_rmap_bench
+
+# VMAs, sharers, forks, walks measured, options. One sharer is an ordinary page, whose
+# walk is the limit; -p: other processes with pages of their own, not forks
+CASES='1,2,0,9 1,256,0,9 100,2,0,9 100,256,0,9 1000,2,0,9 1000,256,0,5
+20000,2,0,9 20000,256,0,3 60000,2,0,3 1,1,255,9,-p 1,2,100,9 1,64,100,3 1,256,100,3
+100,2,100,9 100,256,100,1 1000,2,100,5 1000,256,100,1 2000,2,100,5 20000,2,100,3
+1,1,0,9 1,1,1,9 1,1,201,9 1,1,255,9'
+
+# The mm Makefile builds all, or what is named in full. ksm_tests is for make bench
+make_bench() {
+	local linux=$B/linux
+	mkdir -p "$B/bench" && make -C "$linux" -s O=out headers &&
+		make -C "$linux/tools/testing/selftests/mm" \
+			OUTPUT="$B/bench" KHDR_INCLUDES="-isystem $linux/out/usr/include" \
+			"$BENCH" "$B/bench/ksm_tests"
+}
+build_bench() { run 'building the benchmark' "$LOGS/bench.log" make_bench; }
+
+# Leaves in UNIT what a nanosecond of the guest is, and in ICOUNT how to have it so
+accel_of() { # BUILD
+	local accel
+	accel=$("$ROOT/scripts/guest" --accel "$1")
+	UNIT=nanoseconds ICOUNT=()
+	[ "$accel" = kvm ] || UNIT=instructions ICOUNT=(--icount)
+}
+
+# The guest's logs stand beside the CSV. Status 1: a mapping was missed
+measure() { # CSV BUILD CASE...
+	local csv=$1 build=$2
+	shift 2
+	"$ROOT/scripts/guest" "${ICOUNT[@]}" --limit "$LIMIT" --console "${csv%.csv}.console" \
+		"$build" "$ROOT/guest/walk.sh" "$BENCH" "$@" >"$csv" 2>"${csv%.csv}.log"
+}
