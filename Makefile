@@ -18,6 +18,8 @@ make soak                  everything at once to KSM pages, at random: every map
 make coverage              which lines of the series the tests execute: all must be
 make compare               all mm selftests on both kernels, test by test
 make mutants               breaks the series in each way known: the tests must notice
+make bench                 what it costs on four kernels, Linux 7.3 among them, in
+                           instructions and in time; what an application feels
 make results               the main job, with its figures put into results/ and README
 make clean                 removes what was made, but for downloaded packages
 
@@ -38,7 +40,7 @@ endef
 TARGETS ?= mm
 
 .PHONY: all kselftest check tree save mbox prefixes kunit soak coverage compare mutants \
-	results build unpatched patched clean help
+	bench results build unpatched patched clean help
 .NOTPARALLEL:
 
 all:
@@ -49,7 +51,7 @@ kselftest:
 	$(if $(filter-out i386 x86 x86_64,$(ARCH)),$(error ARCH=$(ARCH): leave it out, or say i386))
 	@scripts/$(if $(filter i386,$(ARCH)),i386,kselftest)
 
-check tree save mbox coverage compare clean:
+check tree save mbox coverage compare bench clean:
 	@scripts/$@
 
 prefixes:
