@@ -43,7 +43,7 @@ plot for [i=1:4] rows(i, "$1 == 2000 && $2 == 2", "$3 + 1") using 1:2 with lines
 
 # Of each kernel: what share of the operations took longer than that
 set output "latency.png"
-set title "mmap and munmap of an application, while KSM pages of 20,000 VMAs are migrated (TCG)"
+set title "mmap and munmap of an application, while a KSM page in 64 of its 2,000 VMAs is migrated (TCG)"
 set xlabel "share of the operations, %"
 set ylabel "take at most, ms"
 set format y "%g"
@@ -51,5 +51,5 @@ unset logscale x
 set xrange [0.5:4.5]
 set yrange [0.01:*]
 set xtics ("50" 1, "99" 2, "99.9" 3, "all" 4)
-spread(k) = sprintf("<awk -F, '$9 == \"migrate\" && $11 == \"mmap\" {print 1 \",\" $13; print 2 \",\" $14; print 3 \",\" $15; print 4 \",\" $16}' latency-%s.csv", k)
+spread(k) = sprintf("<awk -F, '$1 == 2000 && $9 == \"migrate\" && $11 == \"mmap\" {print 1 \",\" $13; print 2 \",\" $14; print 3 \",\" $15; print 4 \",\" $16}' latency-%s.csv", k)
 plot for [k in "unpatched 7.3 patched"] spread(k) using 1:($2/1e6) with linespoints lw 2 title k
