@@ -31,7 +31,7 @@ set xlabel "mappings of the page"
 set xrange [1.8:300]
 set yrange [1000:2e9]
 plot for [i=1:4] rows(i, "$1 == 20000 && !$3", "$2") using 1:2 with linespoints lw 2 title label(i), \
-     limit("$5 <= 256", "$5") using 1:2 with linespoints lw 2 dt 2 lc "black" title "an ordinary page"
+     limit("$5 <= 256", "$5") using 1:2 with points pt 7 lc "black" title "an ordinary page"
 
 set output "forks.png"
 set title "One rmap walk of a KSM page that is mapped twice, in a process of 2,000 VMAs, forked"
@@ -39,7 +39,7 @@ set xlabel "processes"
 set xrange [0.9:120]
 set yrange [1000:2e8]
 plot for [i=1:4] rows(i, "$1 == 2000 && $2 == 2", "$3 + 1") using 1:2 with linespoints lw 2 title label(i), \
-     limit("$5 > 1 && $5 <= 202", "$5 / 2") using 1:2 with linespoints lw 2 dt 2 lc "black" title "an ordinary page, mapped as often"
+     limit("$5 > 1 && $5 <= 202", "$5 / 2") using 1:2 with points pt 7 lc "black" title "an ordinary page, mapped as often"
 
 # Of each kernel: what share of the operations took longer than that
 set output "latency.png"
