@@ -15,7 +15,8 @@ KNOWN=$ROOT/bases/$BASE-known.txt
 build_kernel() {
 	[ -z "${KERNEL_BUILD:-}" ] || return 0
 	sub "$ROOT/scripts/build" "$KERNEL"
-	[ "$KERNEL" = patched ] || sub "$ROOT/scripts/tree"
+	# The selftests, and a module of theirs, are built against it
+	[ "$KERNEL" = patched ] || sub env FLAVOR='' "$ROOT/scripts/build" patched
 	KERNEL_BUILD=$B/$KERNEL${FLAVOR:+-$FLAVOR}
 }
 
