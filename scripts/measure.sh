@@ -39,3 +39,23 @@ measure() { # CSV BUILD CASE...
 	"$ROOT/scripts/guest" "${ICOUNT[@]}" --limit "$LIMIT" --console "${csv%.csv}.console" \
 		"$build" "$ROOT/guest/walk.sh" "$BENCH" "$@" >"$csv" 2>"${csv%.csv}.log"
 }
+
+# Both at once, where instructions are counted: they do not depend on how busy it is
+both() { # COMMAND COMMAND, a word each
+	local rc=0 first
+	if [ "$UNIT" = nanoseconds ]; then
+		"$1" || rc=$?
+		"$2" || rc=$?
+		return $rc
+	fi
+	"$1" &
+	first=$!
+	"$2" || rc=$?
+	wait $first || rc=$?
+	return $rc
+}
+
+# What stands between two lines of the README that say so
+into_readme() { # NAME FILE
+	sed -i -e "/<!-- $1 -->/,/<!-- end -->/{//!d}" -e "/<!-- $1 -->/r $2" "$ROOT/README.md"
+}
