@@ -13,7 +13,7 @@ kernels = "unpatched v4 7.3 patched"
 label(i) = i == 1 ? "unpatched" : i == 2 ? "the idea of v4" : i == 3 ? "Linux 7.3" : "patched"
 
 # Lines that meet a condition, as x and y
-rows(k, condition, x) = sprintf("<awk -F, '/^[0-9]/ && %s && !$17 {print %s \",\" $9}' walk-%s.csv | sort -n", condition, x, word(kernels, k))
+rows(k, condition, x) = sprintf("<awk -F, '/^[0-9]/ && %s && !$17 && !$21 {print %s \",\" $9}' walk-%s.csv | sort -n", condition, x, word(kernels, k))
 limit(condition, x) = sprintf("<awk -F, '/^[0-9]/ && $2 == 1 && !$4 && %s {print %s \",\" $9}' walk-patched.csv | sort -n", condition, x)
 
 set output "vmas.png"
@@ -41,7 +41,7 @@ set yrange [1000:2e8]
 plot for [i=1:4] rows(i, "$1 == 2000 && $2 == 2", "$3 + 1") using 1:2 with linespoints lw 2 title label(i), \
      limit("$5 > 1 && $5 <= 202", "$5 / 2") using 1:2 with points pt 7 lc "black" title "an ordinary page, mapped as often"
 
-# Of each kernel: what share of the operations took longer than that
+# Of each kernel, a line a round: what share of the operations took longer than that
 set output "latency.png"
 set title "mmap and munmap of an application, while a KSM page in 64 of its 2,000 VMAs is migrated (TCG)"
 set xlabel "share of the operations, %"
@@ -51,5 +51,5 @@ unset logscale x
 set xrange [0.5:4.5]
 set yrange [0.01:*]
 set xtics ("50" 1, "99" 2, "99.9" 3, "all" 4)
-spread(k) = sprintf("<awk -F, '$1 == 2000 && $9 == \"migrate\" && $11 == \"mmap\" {print 1 \",\" $13; print 2 \",\" $14; print 3 \",\" $15; print 4 \",\" $16}' latency-%s.csv", k)
+spread(k) = sprintf("<awk -F, '$1 == 2000 && $9 == \"migrate\" && $11 == \"mmap\" {print 1 \",\" $13; print 2 \",\" $14; print 3 \",\" $15; print 4 \",\" $16; print \"\"}' latency-%s.csv", k)
 plot for [k in "unpatched 7.3 patched"] spread(k) using 1:($2/1e6) with linespoints lw 2 title k

@@ -37,6 +37,9 @@
 #define COMPACT		"/proc/sys/vm/compact_memory"
 
 static enum { WALK, FAILURE, SWAP_IN } measures;
+/* In which of the VMAs the sharers are: a search for the last takes longest */
+static enum { EVENLY, FIRST, LAST } place;
+static const char *const places[] = { "evenly", "first", "last" };
 static unsigned long vmas = 1, sharers = 2, forks, runs = 5;
 static unsigned long processes, seconds;
 static bool own_pages, split_late;
@@ -67,9 +70,24 @@ static void split(void)
 					   i, vmas, strerror(errno));
 }
 
+/* Of the i-th sharer, in the pages of all VMAs */
+static unsigned long page_of(unsigned long i)
+{
+	const unsigned long nr = vmas * pages_per_vma();
+
+	switch (place) {
+	case FIRST:
+		return i;
+	case LAST:
+		return nr - sharers + i;
+	default:
+		return i * nr / sharers;
+	}
+}
+
 /*
  * | r r | w w | r r | ...: as many VMAs as asked for, a page or more in each, and
- * the shared ones evenly distributed.  Nothing else need be present.
+ * the shared ones evenly distributed, or as asked for.  Nothing else need be present.
  */
 static void build(void)
 {
@@ -83,7 +101,7 @@ static void build(void)
 	if (!is_mergeable() && madvise(area, all * page, MADV_UNMERGEABLE))
 		ksft_exit_fail_perror("madvise");
 	for (unsigned long i = 0; i < sharers; i++) {
-		mapping[i] = area + i * nr / sharers * page;
+		mapping[i] = area + page_of(i) * page;
 		fill_page(mapping[i], 1);
 	}
 	/* Split only now, so that all have the one anon_vma of the first fault */
@@ -641,8 +659,9 @@ static struct operation {
 
 static void print_case(void)
 {
-	printf("%lu VMAs%s, %lu sharers, %lu forks%s: ", vmas,
-	       split_late ? " split late" : "", sharers, forks,
+	printf("%lu VMAs%s, %lu sharers%s%s, %lu forks%s: ", vmas,
+	       split_late ? " split late" : "", sharers, place ? " in the " : "",
+	       place ? places[place] : "", forks,
 	       own_pages ? " with own pages" : "");
 }
 
@@ -762,9 +781,19 @@ static unsigned long parse(const char *arg, char option, unsigned long min,
 	return value;
 }
 
+static int place_by_name(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(places); i++)
+		if (!strcmp(places[i], name))
+			return i;
+	fprintf(stderr, "-a %s: must be evenly, first or last\n", name);
+	exit(KSFT_FAIL);
+}
+
 static void help(const char *self)
 {
-	printf("usage: %s [-v VMAs] [-s sharers] [-f forks] [-p] [-S] [-r runs] [-c]\n"
+	printf("usage: %s [-v VMAs] [-s sharers] [-f forks] [-p] [-S] [-a place]\n"
+	       "       [-r runs] [-c]\n"
 	       "       [-m processes | -i | -l seconds -k kind]\n"
 	       "  -v  VMAs in the anon_vma, default 1\n"
 	       "  -s  pages of these that share the KSM page, 2 to %d, default 2;\n"
@@ -772,6 +801,7 @@ static void help(const char *self)
 	       "  -f  children forked after merging, up to %d, default 0\n"
 	       "  -p  children are forked before, and share pages of their own\n"
 	       "  -S  the VMAs are split after merging, not before\n"
+	       "  -a  where among the VMAs the sharers are: evenly (default), first, last\n"
 	       "  -r  walks to measure, default 5\n"
 	       "  -m  measure memory failure, with so many other processes, to %d\n"
 	       "  -i  measure swap-in from the swap cache, through each mapping\n"
@@ -791,7 +821,7 @@ int main(int argc, char **argv)
 	int option, csv = 0;
 	const char *missing;
 
-	while ((option = getopt(argc, argv, "v:s:f:r:m:l:k:pSich")) != -1) {
+	while ((option = getopt(argc, argv, "v:s:f:r:m:l:k:a:pSich")) != -1) {
 		switch (option) {
 		case 'v':
 			vmas = parse(optarg, option, 1, 1000000);
@@ -810,6 +840,9 @@ int main(int argc, char **argv)
 			break;
 		case 'S':
 			split_late = true;
+			break;
+		case 'a':
+			place = place_by_name(optarg);
 			break;
 		case 'm':
 			processes = parse(optarg, option, 0, MAX_PROCESSES);
@@ -842,7 +875,7 @@ int main(int argc, char **argv)
 		printf("vmas,sharers,forks,own_pages,mappings,found,runs,");
 		printf("min_ns,median_ns,max_ns,shared,sharing,");
 		printf("cow_shared,cow_sharing,unmerged_shared,unmerged_sharing,");
-		printf("split_late,measures,processes,copies\n");
+		printf("split_late,measures,processes,copies,place\n");
 		return KSFT_PASS;
 	}
 	if (!seconds != !kind || (seconds && measures) ||
@@ -916,8 +949,8 @@ int main(int argc, char **argv)
 		       cost[runs / 2], cost[runs - 1]);
 		for (int i = 0; i < 3; i++)
 			printf(",%ld,%ld", shared[i], sharing[i]);
-		printf(",%d,%d,%lu,%lu\n", split_late, measures, processes,
-		       copies);
+		printf(",%d,%d,%lu,%lu,%d\n", split_late, measures, processes,
+		       copies, place);
 	} else {
 		print_case();
 		printf("%s takes %lu ns (median of %lu, %lu to %lu)\n",
