@@ -17,6 +17,9 @@ hgit() {
 }
 tgit() { hgit -C "$B/linux" "$@"; }
 
+# Where a kernel's source is
+src_of() { if [ "$1" = patched ]; then echo "$B/linux"; else echo "$B/base"; fi; } # KERNEL
+
 # The patches in order
 series_patches() { sed -n 's/^\([^#[:space:]][^[:space:]]*\).*/\1/p' "$PATCHES/series"; }
 
