@@ -6,6 +6,11 @@
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
+# Linux 7.3 adds that to what it passes on
+for arg; do
+	shift
+	case $arg in console=*) ;; *) set -- "$@" "$arg" ;; esac
+done
 rc=0
 "$(dirname "$0")/walk.sh" "$@" || rc=$?
 echo "ksm-rmap: exit $rc"
