@@ -18,7 +18,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include "ksm_rmap.h"
@@ -72,7 +71,7 @@ struct mapping {
 	char *addr;
 };
 
-static int idle_fd;
+static int idle_fd, holder[2];
 static unsigned long sigbus_addr, sigbus_count;
 
 static unsigned long obey(const struct request *req);
@@ -106,19 +105,6 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 	__atomic_store_n(&sigbus_addr, (unsigned long)info->si_addr,
 			 __ATOMIC_RELAXED);
 	__atomic_add_fetch(&sigbus_count, 1, __ATOMIC_RELAXED);
-}
-
-/* A pipe refers to the page, without a copy and without pinning it */
-static int holder[2];
-
-static unsigned long hold_page(char *p)
-{
-	struct iovec iov = { p, psize() };
-
-	if (pipe(holder) ||
-	    vmsplice(holder[1], &iov, 1, 0) != (ssize_t)psize())
-		return errno;
-	return 0;
 }
 
 static unsigned long obey(const struct request *req)
@@ -164,9 +150,9 @@ static unsigned long obey(const struct request *req)
 	case OP_UNMERGEABLE:
 		return madvise(req->addr, psize(), MADV_UNMERGEABLE);
 	case OP_HOLD:
-		return hold_page(req->addr);
+		return hold_page(holder, req->addr);
 	case OP_RELEASE:
-		return close(holder[0]) || close(holder[1]);
+		return release_page(holder);
 	case OP_FORK:
 		pid = fork();
 		if (!pid)
@@ -1261,9 +1247,12 @@ TEST_F_TIMEOUT(ksm_rmap, fork_and_merge_that_fails, SLOW)
 
 		/* Seen for the first time: not yet merged with anything */
 		fork_peer(i, 2);
-		/* Nor is there always memory: for a node, or at all */
-		if ((i % 4 == 1 && ksmd_fails(100, "ksm_stable_node")) ||
-		    (i % 4 == 3 && ksmd_fails(50, NULL))) {
+		/*
+		 * Nor is there always memory: for a node, first of all since
+		 * all share one KSM page once there was one; or at all
+		 */
+		if ((i % 4 == 3 && ksmd_fails(100, "ksm_stable_node")) ||
+		    (i % 4 == 1 && ksmd_fails(50, NULL))) {
 			ASSERT_TRUE(ksm_scan(3));
 			ksmd_fails(0, NULL);
 		}
@@ -1647,54 +1636,9 @@ TEST_F_TIMEOUT(ksm_rmap, walk_while_vmas_change, SLOW)
 	ASSERT_LT(0, changer.forks);
 }
 
-/* A page that has more than one mapping is not for MADV_PAGEOUT to reclaim */
-static void swap_out(const char *cgroup)
-{
-	static const char * const how[] = { "64M swappiness=max", "64M" };
-	char path[128], stat[16];
-	int fd;
-
-	/* Has the kernel sum up the statistics, which reclaim goes by */
-	snprintf(path, sizeof(path), "%s/memory.stat", cgroup);
-	read_file(path, stat, sizeof(stat));
-
-	snprintf(path, sizeof(path), "%s/memory.reclaim", cgroup);
-	fd = open(path, O_WRONLY);
-	/* EAGAIN: not as much as was asked for.  Swappiness is from 6.16 on. */
-	for (size_t i = 0; i < ARRAY_SIZE(how); i++)
-		if (write(fd, how[i], strlen(how[i])) >= 0 || errno == EAGAIN)
-			break;
-	close(fd);
-}
-
 static bool is_swapped(const struct mapping *m)
 {
 	return pagemap_of(peers[m->peer].pid, m->addr) & PM_SWAP;
-}
-
-/*
- * Make a cgroup whose memory can be swapped out, named in @cgroup.
- *
- * Returns: what this machine lacks for that, or NULL
- */
-static const char *make_cgroup(char *cgroup)
-{
-	char path[128], swaps[256];
-	bool can_reclaim;
-
-	if (read_file("/proc/swaps", swaps, sizeof(swaps)) <= 0 ||
-	    !strchr(strchr(swaps, '\n') + 1, '\n'))
-		return "no swap: try zram";
-	strcpy(cgroup, "/sys/fs/cgroup/ksm_rmap.XXXXXX");
-	if (!mkdtemp(cgroup))
-		return "no cgroup v2 at /sys/fs/cgroup";
-	snprintf(path, sizeof(path), "%s/memory.reclaim", cgroup);
-	can_reclaim = !access(path, W_OK);
-	if (!can_reclaim) {
-		rmdir(cgroup);
-		return "no memory.reclaim: +memory in cgroup.subtree_control of the root";
-	}
-	return NULL;
 }
 
 /* Charge to @cgroup what @peer maps from now on */
@@ -1719,7 +1663,7 @@ static int swap_out_all(const char *cgroup, const struct mapping *m, int n)
 	int out = 0;
 
 	for (int tries = 0; out < n && tries < 20; tries++) {
-		swap_out(cgroup);
+		reclaim_cgroup(cgroup);
 		usleep(tries ? 250000 : 0);
 		out = 0;
 		for (int i = 0; i < n; i++)
@@ -1771,7 +1715,49 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_and_in, SLOW)
 
 	exit_peer(1);
 	exit_peer(2);
-	rmdir(cgroup);
+	remove_cgroup(cgroup);
+}
+
+/*
+ * Reclaim asks rmap whether a page has been referenced, but does not wait for the
+ * anon_vma lock to know.  While somebody has that, the page stays, until later.
+ */
+TEST_F_TIMEOUT(ksm_rmap, swap_out_while_vmas_change, SLOW)
+{
+	enum { NR = 256, ROUNDS = 4 };	/* pages, two of each */
+	const size_t page = self->page;
+	char cgroup[64], *area = new_area(NR + 3);
+	struct changer changer = { area + page };
+	struct mapping m[NR];
+	const char *missing = make_cgroup(cgroup);
+	pthread_t thread;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+
+	/* The anon_vmas of parent and child have one lock */
+	fork_peer(1, 0);
+	enter_cgroup(cgroup, 1);
+	for (int i = 0; i < NR; i++) {
+		m[i] = (struct mapping){ 1, area + (i + 3) * page };
+		ask(1, OP_FILL, m[i].addr, 1000 + i / 2);
+	}
+	for (int round = 0; round < ROUNDS; round++) {
+		for (int i = 0; i < NR; i += 2)
+			__merge(_metadata, &m[i], 2);
+
+		changer.stop = false;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, keep_changing, &changer));
+		EXPECT_EQ(NR, swap_out_all(cgroup, m, NR));
+		__atomic_store_n(&changer.stop, true, __ATOMIC_RELAXED);
+		ASSERT_EQ(0, pthread_join(thread, NULL));
+
+		for (int i = 0; i < NR; i++)
+			assert_found_or_copied(&m[i], 1000 + i / 2);
+	}
+	ASSERT_LT(0, changer.forks);
+	exit_peer(1);
+	remove_cgroup(cgroup);
 }
 
 /*
@@ -1927,8 +1913,7 @@ FIXTURE_SETUP(swap_cache)
 FIXTURE_TEARDOWN(swap_cache)
 {
 	tear_down();
-	for (int ms = 5000; rmdir(self->cgroup) && errno == EBUSY && ms; ms--)
-		usleep(1000);
+	remove_cgroup(self->cgroup);
 }
 
 /* With two memory nodes, the page at @m can be migrated */

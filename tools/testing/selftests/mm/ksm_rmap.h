@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What ksm_rmap (does the walk find every mapping?) and ksm_rmap_bench (what
- * does it cost?) have in common: the KSM knobs, mergeable memory, and one rmap
- * walk of one page at will.
+ * does it cost?) have in common: the KSM knobs, mergeable memory, one rmap walk of
+ * one page at will, and memory that can be swapped out.
  */
 #ifndef _KSM_RMAP_H
 #define _KSM_RMAP_H
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "vm_util.h"
@@ -342,6 +344,74 @@ static inline void flush_tlb(void)
 	if (mprotect(flush, size, PROT_READ) ||
 	    mprotect(flush, size, PROT_READ | PROT_WRITE))
 		ksft_exit_fail_perror("mprotect");
+}
+
+/*
+ * What is mapped more than once is not for MADV_PAGEOUT to reclaim: it takes a
+ * cgroup.  Make one, and store its path in @cgroup.
+ *
+ * Returns: what this machine lacks to swap it out, or NULL
+ */
+static inline const char *make_cgroup(char cgroup[64])
+{
+	char path[128], swaps[256];
+
+	if (read_file("/proc/swaps", swaps, sizeof(swaps)) <= 0 ||
+	    !strchr(strchr(swaps, '\n') + 1, '\n'))
+		return "no swap: try zram";
+	strcpy(cgroup, "/sys/fs/cgroup/ksm_rmap.XXXXXX");
+	if (!mkdtemp(cgroup))
+		return "no cgroup v2 at /sys/fs/cgroup";
+	snprintf(path, sizeof(path), "%s/memory.reclaim", cgroup);
+	if (access(path, W_OK)) {
+		rmdir(cgroup);
+		return "no memory.reclaim: +memory in cgroup.subtree_control of the root";
+	}
+	return NULL;
+}
+
+/* Once nobody is in it; who has exited may be for some ms yet */
+static inline void remove_cgroup(const char *cgroup)
+{
+	for (int ms = 5000; rmdir(cgroup) && errno == EBUSY && ms; ms--)
+		usleep(1000);
+}
+
+/* Swap out what is charged to @cgroup, once: some of that may stay */
+static inline void reclaim_cgroup(const char *cgroup)
+{
+	char path[128], stat[16];
+
+	/* Has the kernel sum up the statistics, which reclaim goes by */
+	snprintf(path, sizeof(path), "%s/memory.stat", cgroup);
+	read_file(path, stat, sizeof(stat));
+
+	/* EAGAIN: not as much as was asked for.  Swappiness is from 6.16 on. */
+	snprintf(path, sizeof(path), "%s/memory.reclaim", cgroup);
+	if (!write_text(path, "64M swappiness=max") && errno != EAGAIN)
+		write_text(path, "64M");
+}
+
+/*
+ * Have a pipe refer to the page at @p, without a copy and without pinning it: in
+ * the swap cache, it stays there, whatever the swap device.
+ *
+ * Returns: 0, or an errno
+ */
+static inline int hold_page(int holder[2], char *p)
+{
+	struct iovec iov = { p, psize() };
+
+	if (pipe(holder) ||
+	    vmsplice(holder[1], &iov, 1, 0) != (ssize_t)psize())
+		return errno;
+	return 0;
+}
+
+/* Returns: 0, or not if nothing was held */
+static inline int release_page(int holder[2])
+{
+	return close(holder[0]) || close(holder[1]);
 }
 
 #endif

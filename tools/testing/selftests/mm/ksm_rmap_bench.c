@@ -271,17 +271,8 @@ static unsigned long get_walked(void)
 	return pfn;
 }
 
-/* To swap out what is mapped more than once takes a cgroup: not MADV_PAGEOUT */
 static char cgroup[64], old_cgroup[256];
 static int holder[2];
-
-static const char *in_cgroup(const char *file)
-{
-	static char path[128];
-
-	snprintf(path, sizeof(path), "%s/%s", cgroup, file);
-	return path;
-}
 
 static void leave_cgroup(void)
 {
@@ -291,49 +282,35 @@ static void leave_cgroup(void)
 		return;
 	snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cgroup.procs", old_cgroup);
 	write_text(path, "0");
-	for (int ms = 5000; rmdir(cgroup) && errno == EBUSY && ms; ms--)
-		usleep(1000);
+	remove_cgroup(cgroup);
 }
 
 /* Returns: what this machine lacks to swap out, or NULL */
 static const char *enter_cgroup(void)
 {
 	char text[512], *line;
+	const char *missing;
 
-	if (read_file("/proc/swaps", text, sizeof(text)) <= 0 ||
-	    !strchr(strchr(text, '\n') + 1, '\n'))
-		return "no swap: try zram";
 	if (read_file("/proc/self/cgroup", text, sizeof(text)) <= 0)
 		return "no /proc/self/cgroup: needs CONFIG_MEMCG";
 	line = strstr(text, "0::");
-	snprintf(cgroup, sizeof(cgroup), "/sys/fs/cgroup/ksm_rmap_bench.XXXXXX");
-	if (!line || sscanf(line, "0::%255[^\n]", old_cgroup) != 1 ||
-	    !mkdtemp(cgroup))
+	if (!line || sscanf(line, "0::%255[^\n]", old_cgroup) != 1)
 		return "no cgroup v2 at /sys/fs/cgroup";
+	missing = make_cgroup(cgroup);
+	if (missing)
+		return missing;
 	atexit(leave_cgroup);
-	if (access(in_cgroup("memory.reclaim"), W_OK))
-		return "no memory.reclaim: +memory in cgroup.subtree_control of the root";
-	if (!write_text(in_cgroup("cgroup.procs"), "0"))
+	snprintf(text, sizeof(text), "%s/cgroup.procs", cgroup);
+	if (!write_text(text, "0"))
 		return "cannot enter a cgroup";
 	return NULL;
 }
 
-/*
- * A pipe that refers to the page keeps it in the swap cache, whatever the swap
- * device, and so a KSM page.
- */
+/* In the swap cache it stays a KSM page */
 static void hold(char *p)
 {
-	struct iovec iov = { p, psize() };
-
-	if (pipe(holder) || vmsplice(holder[1], &iov, 1, 0) != (ssize_t)psize())
+	if (hold_page(holder, p))
 		ksft_exit_fail_perror("vmsplice");
-}
-
-static void release(void)
-{
-	close(holder[0]);
-	close(holder[1]);
 }
 
 /* Returns: mappings that are swap entries; memory failure leaves such, too */
@@ -350,14 +327,7 @@ static unsigned long swap_entries(void)
 /* Returns: mappings that are swapped out */
 static unsigned long swap_out(void)
 {
-	char text[16];
-
-	/* Has the kernel sum up the statistics, which reclaim goes by */
-	read_file(in_cgroup("memory.stat"), text, sizeof(text));
-	/* EAGAIN: not as much as was asked for.  Swappiness is from 6.16 on. */
-	if (!write_text(in_cgroup("memory.reclaim"), "64M swappiness=max") &&
-	    errno != EAGAIN)
-		write_text(in_cgroup("memory.reclaim"), "64M");
+	reclaim_cgroup(cgroup);
 	return swap_entries();
 }
 
@@ -384,7 +354,7 @@ static unsigned long found_by_swapping(void)
 	found = swap_out_all();
 	for (unsigned long i = 0; i < sharers; i++)
 		FORCE_READ(*mapping[i]);
-	release();
+	release_page(holder);
 	return found;
 }
 
@@ -492,7 +462,7 @@ static unsigned long measure_swap_in(unsigned long *cost, unsigned long *copies)
 			ksft_exit_fail_msg("mapping %lu: wrong content\n", i);
 		*copies += pfn_of(getpid(), mapping[i]) != pfn;
 	}
-	release();
+	release_page(holder);
 	return *copies + (*copies < sharers ? found_by_touching(pfn) : 0);
 }
 
@@ -751,7 +721,7 @@ static unsigned long measure_latency(const struct kind *kind, bool csv)
 		if (!page_holds(mapping[i], 1))
 			ksft_exit_fail_msg("mapping %lu: wrong content\n", i);
 	if (swaps)
-		release();
+		release_page(holder);
 	else
 		found = found_by_migration();
 	/* A child's may be swapped out, and is not after it is touched */
