@@ -1753,6 +1753,8 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_while_vmas_change, SLOW)
 		ASSERT_EQ(0, pthread_join(thread, NULL));
 
 		for (int i = 0; i < NR; i++)
+			ask(1, OP_TOUCH, m[i].addr, 0);
+		for (int i = 0; i < NR; i++)
 			assert_found_or_copied(&m[i], 1000 + i / 2);
 	}
 	ASSERT_LT(0, changer.forks);
