@@ -928,6 +928,22 @@ TEST_F(ksm_rmap, split_by_munmap)
 	assert_found(d.m, 1);
 }
 
+/* An rmap_item is left, and its anon_vma with no vma, until ksmd comes past */
+TEST_F(ksm_rmap, unmap_one_sharer)
+{
+	struct mapping m[] = { { 0, self->one }, { 0, new_area(1) },
+			       { 0, new_area(1) } };
+	struct mapping left[] = { m[0], m[2] };
+
+	fill_page(m[1].addr, 1);
+	fill_page(m[2].addr, 1);
+	merge(m);
+	ASSERT_EQ(0, munmap(m[1].addr, self->page));
+	assert_found(left, 1);
+	ASSERT_TRUE(ksm_scan(1));
+	assert_found(left, 1);
+}
+
 TEST_F(ksm_rmap, split_by_madvise)
 {
 	struct divided d;
@@ -2147,6 +2163,41 @@ TEST_F(memory_failure, signals_who_maps_the_page)
 		}
 	}
 	EXPECT_EQ(0, pfn_at(&twice));
+}
+
+/* So many that some of them have the same hash */
+TEST_F_TIMEOUT(memory_failure, signals_each_of_many, SLOW)
+{
+	enum { PARENT = 1, OTHER, CHILD };
+	struct mapping m[] = { { PARENT, NULL }, { OTHER, NULL } };
+	unsigned long pfn;
+	char *addr;
+
+	for (int i = 0; i < 2; i++) {
+		fork_peer(m[i].peer, 0);
+		m[i].addr = map_by(m[i].peer, 1, 7);
+	}
+	merge(m);
+	pfn = pfn_at(&m[0]);
+	for (int i = CHILD; i <= MAX_PEERS; i++)
+		fork_peer(i, PARENT);
+
+	for (int i = PARENT; i <= MAX_PEERS; i++)
+		ASSERT_EQ(0, ask(i, OP_EXPECT_SIGBUS, NULL, variant->early));
+	ASSERT_EQ(0, ask(PARENT, OP_POISON, m[0].addr, 0));
+	EXPECT_EQ(0, unpoison_memory(pfn));
+
+	for (int i = PARENT; i <= MAX_PEERS; i++) {
+		/* Who caused the failure is told in any case */
+		const bool told = i == PARENT || variant->early;
+
+		addr = m[i == OTHER].addr;
+		EXPECT_EQ(told, ask(i, OP_SIGBUS_COUNT, NULL, 0)) {
+			TH_LOG("peer %d", i);
+		}
+		EXPECT_EQ(told ? (unsigned long)addr : 0,
+			  ask(i, OP_SIGBUS_ADDR, NULL, 0));
+	}
 }
 
 int main(int argc, char **argv)
