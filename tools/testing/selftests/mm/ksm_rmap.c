@@ -788,6 +788,22 @@ TEST_F(ksm_rmap, unmerge_by_prctl)
 	assert_found(others, 4);
 }
 
+/* An rmap_item is left, and its anon_vma with no vma, until ksmd comes past */
+TEST_F(ksm_rmap, unmap_one_sharer)
+{
+	struct mapping m[] = { { 0, self->one }, { 0, new_area(1) },
+			       { 0, new_area(1) } };
+	struct mapping left[] = { m[0], m[2] };
+
+	fill_page(m[1].addr, 1);
+	fill_page(m[2].addr, 1);
+	merge(m);
+	ASSERT_EQ(0, munmap(m[1].addr, self->page));
+	assert_found(left, 1);
+	ASSERT_TRUE(ksm_scan(1));
+	assert_found(left, 1);
+}
+
 /*
  *   mremap
  */
@@ -926,22 +942,6 @@ TEST_F(ksm_rmap, split_by_munmap)
 	ASSERT_EQ(0, munmap(d.area, 5 * page));
 	assert_vma(d.m[1].addr, d.area + 5 * page, d.area + 8 * page);
 	assert_found(d.m, 1);
-}
-
-/* An rmap_item is left, and its anon_vma with no vma, until ksmd comes past */
-TEST_F(ksm_rmap, unmap_one_sharer)
-{
-	struct mapping m[] = { { 0, self->one }, { 0, new_area(1) },
-			       { 0, new_area(1) } };
-	struct mapping left[] = { m[0], m[2] };
-
-	fill_page(m[1].addr, 1);
-	fill_page(m[2].addr, 1);
-	merge(m);
-	ASSERT_EQ(0, munmap(m[1].addr, self->page));
-	assert_found(left, 1);
-	ASSERT_TRUE(ksm_scan(1));
-	assert_found(left, 1);
 }
 
 TEST_F(ksm_rmap, split_by_madvise)
@@ -2195,7 +2195,7 @@ TEST_F_TIMEOUT(memory_failure, signals_each_of_many, SLOW)
 		const bool maps = i < CHILD || i % 2 == 0;
 		const bool told = i == PARENT || (maps && variant->early);
 
-		addr = m[i == OTHER].addr;
+		addr = i == OTHER ? m[1].addr : m[0].addr;
 		EXPECT_EQ(told, ask(i, OP_SIGBUS_COUNT, NULL, 0)) {
 			TH_LOG("peer %d", i);
 		}

@@ -20,8 +20,10 @@
 #include <errno.h>
 #include <getopt.h>
 #include <linux/mempolicy.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <sys/eventfd.h>
 #include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -62,10 +64,12 @@ struct proc {
 	unsigned long n;	/* operations so far */
 	enum command command;
 	char *addr;
+	int bell;		/* eventfd, rung when there is a command, or no stop */
 };
 
 static struct shared {
 	bool stop, end, failed;
+	int bell;		/* eventfd, rung when a process has paused or obeyed */
 	unsigned long ops, procs;
 	unsigned long done[64], refused[64];	/* by kind of operation */
 	struct proc proc[MAX_PROCS];
@@ -123,6 +127,24 @@ static void __printf(1, 2) wrong(const char *format, ...)
 		__atomic_store_n(&self->state, EXITED, __ATOMIC_SEQ_CST);
 		_exit(1);
 	}
+}
+
+static void ring(int bell)
+{
+	eventfd_write(bell, 1);
+}
+
+/*
+ * Returns when @bell has been rung, or after 20 ms, for what rings none: a child
+ * that exits, a process that dies
+ */
+static void sleep_until_rung(int bell)
+{
+	struct pollfd fd = { .fd = bell, .events = POLLIN };
+	eventfd_t count;
+
+	if (poll(&fd, 1, 20) > 0)
+		eventfd_read(bell, &count);
 }
 
 static char *at(unsigned int slot)
@@ -671,6 +693,7 @@ static void reap(void)
 			if (p->pid != pid || p->state == FREE)
 				continue;
 			__atomic_store_n(&p->state, FREE, __ATOMIC_SEQ_CST);
+			ring(shared->bell);
 			if (status && !shared->failed)
 				wrong("process %d (pid %d) died in operation %lu: %s %d",
 				      i, pid, p->n,
@@ -686,6 +709,7 @@ static void pause_if_asked(void)
 	if (!__atomic_load_n(&shared->stop, __ATOMIC_SEQ_CST))
 		return;
 	__atomic_store_n(&self->state, PAUSED, __ATOMIC_SEQ_CST);
+	ring(shared->bell);
 	while (__atomic_load_n(&shared->stop, __ATOMIC_SEQ_CST)) {
 		reap();
 		switch (__atomic_load_n(&self->command, __ATOMIC_SEQ_CST)) {
@@ -701,10 +725,11 @@ static void pause_if_asked(void)
 			madvise(self->addr, psize(), MADV_SOFT_OFFLINE);
 			break;
 		case NONE:
-			usleep(300);
+			sleep_until_rung(self->bell);
 			continue;
 		}
 		__atomic_store_n(&self->command, NONE, __ATOMIC_SEQ_CST);
+		ring(shared->bell);
 	}
 	__atomic_store_n(&self->state, RUNNING, __ATOMIC_SEQ_CST);
 }
@@ -817,7 +842,7 @@ static bool wait_for(bool (*is)(const struct proc *p), const char *what)
 					      i, p->pid, what, p->n);
 				return false;
 			}
-			usleep(300);
+			sleep_until_rung(shared->bell);
 		}
 	}
 	return true;
@@ -890,11 +915,17 @@ static size_t list_mappings(void)
 	return nr;
 }
 
+static void give(struct proc *p, enum command order)
+{
+	__atomic_store_n(&p->command, order, __ATOMIC_SEQ_CST);
+	ring(p->bell);
+}
+
 /* Have the process of @e do @order to its page.  Returns: whether it has */
 static bool tell(const struct entry *e, enum command order, const char *what)
 {
 	e->proc->addr = e->addr;
-	__atomic_store_n(&e->proc->command, order, __ATOMIC_SEQ_CST);
+	give(e->proc, order);
 	return wait_for(has_obeyed, what);
 }
 
@@ -1020,8 +1051,7 @@ static void check_contents(void)
 {
 	for (int i = 0; i < MAX_PROCS; i++)
 		if (!is_gone(&shared->proc[i]))
-			__atomic_store_n(&shared->proc[i].command, CHECK,
-					 __ATOMIC_SEQ_CST);
+			give(&shared->proc[i], CHECK);
 	wait_for(has_obeyed, "check its pages");
 }
 
@@ -1048,6 +1078,8 @@ out:
 	to_mend = false;
 	write_num(KSM_SYSFS "run", 1);
 	__atomic_store_n(&shared->stop, false, __ATOMIC_SEQ_CST);
+	for (int i = 0; i < MAX_PROCS; i++)
+		ring(shared->proc[i].bell);
 }
 
 /* Nothing is left of what KSM did */
@@ -1133,6 +1165,12 @@ static void set_up(void)
 			ksft_exit_fail_perror("write");
 	}
 	free(page);
+	shared->bell = eventfd(0, EFD_NONBLOCK);
+	for (int i = 0; i < MAX_PROCS; i++) {
+		shared->proc[i].bell = eventfd(0, EFD_NONBLOCK);
+		if (shared->proc[i].bell < 0)
+			ksft_exit_fail_perror("eventfd");
+	}
 	/* Nothing else may be mapped at run time: it would land among the pages */
 	flush_tlb();
 }
