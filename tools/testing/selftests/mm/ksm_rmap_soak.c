@@ -64,12 +64,12 @@ struct proc {
 	unsigned long n;	/* operations so far */
 	enum command command;
 	char *addr;
-	int bell;		/* eventfd, rung when there is a command, or no stop */
+	int bell;		/* rung when it is to look at command, and stop */
 };
 
 static struct shared {
 	bool stop, end, failed;
-	int bell;		/* eventfd, rung when a process has paused or obeyed */
+	int bell;		/* rung when a process has paused or obeyed */
 	unsigned long ops, procs;
 	unsigned long done[64], refused[64];	/* by kind of operation */
 	struct proc proc[MAX_PROCS];
@@ -127,6 +127,15 @@ static void __printf(1, 2) wrong(const char *format, ...)
 		__atomic_store_n(&self->state, EXITED, __ATOMIC_SEQ_CST);
 		_exit(1);
 	}
+}
+
+static int new_bell(void)
+{
+	const int bell = eventfd(0, EFD_NONBLOCK);
+
+	if (bell < 0)
+		ksft_exit_fail_perror("eventfd");
+	return bell;
 }
 
 static void ring(int bell)
@@ -1165,12 +1174,9 @@ static void set_up(void)
 			ksft_exit_fail_perror("write");
 	}
 	free(page);
-	shared->bell = eventfd(0, EFD_NONBLOCK);
-	for (int i = 0; i < MAX_PROCS; i++) {
-		shared->proc[i].bell = eventfd(0, EFD_NONBLOCK);
-		if (shared->proc[i].bell < 0)
-			ksft_exit_fail_perror("eventfd");
-	}
+	shared->bell = new_bell();
+	for (int i = 0; i < MAX_PROCS; i++)
+		shared->proc[i].bell = new_bell();
 	/* Nothing else may be mapped at run time: it would land among the pages */
 	flush_tlb();
 }
