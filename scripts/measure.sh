@@ -40,18 +40,23 @@ measure() { # CSV BUILD CASE...
 		"$build" "$ROOT/guest/walk.sh" "$BENCH" "$@" >"$csv" 2>"${csv%.csv}.log"
 }
 
-# Both at once, where instructions are counted: they do not depend on how busy it is
-both() { # COMMAND COMMAND, a word each
-	local rc=0 first
-	if [ "$UNIT" = nanoseconds ]; then
-		"$1" || rc=$?
-		"$2" || rc=$?
-		return $rc
-	fi
-	"$1" &
-	first=$!
-	"$2" || rc=$?
-	wait $first || rc=$?
+# Two at a time, where instructions are counted: they do not depend on how busy it is.
+# Status: the greatest
+two_at_once() { # COMMAND..., each with its words
+	local command n=2 running=0 rc=0
+	[ "$UNIT" = instructions ] || n=1
+	one_less() {
+		local status=0
+		wait -n || status=$?
+		[ $status -le $rc ] || rc=$status
+		running=$((running - 1))
+	}
+	for command; do
+		[ $running -lt $n ] || one_less
+		$command &
+		running=$((running + 1))
+	done
+	while [ $running != 0 ]; do one_less; done
 	return $rc
 }
 
