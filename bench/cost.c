@@ -82,13 +82,19 @@ static double scan(void)
 	return (double)ns / NR;
 }
 
+/*
+ * Between two pages that nothing may access: an area that becomes one with another has
+ * its anon_vma, and with it those of the processes forked before.
+ */
 static char *ordinary(size_t nr)
 {
-	char *p = mmap(NULL, nr * psize(), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	const size_t size = nr * psize();
+	char *p = mmap(NULL, size + 2 * psize(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	must(p != MAP_FAILED, "mmap");
-	madvise(p, nr * psize(), MADV_NOHUGEPAGE);	/* EINVAL if not built in */
+	p += psize();
+	must(!mprotect(p, size, PROT_READ | PROT_WRITE), "mprotect");
+	madvise(p, size, MADV_NOHUGEPAGE);	/* EINVAL if not built in */
 	return p;
 }
 
