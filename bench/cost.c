@@ -16,7 +16,8 @@
 
 #define NR		4096	/* pages, most of the time */
 #define RUNS		15	/* not more than the pages that a pipe holds */
-#define ROUNDS		7
+#define FORKS		101
+#define ROUNDS		15
 #define PROCESSES	200
 #define SLEEP_MS	100	/* for ksm_scan() to stop ksmd after just one scan */
 
@@ -151,9 +152,9 @@ static void measure_fork(const char *name, bool exec)
 {
 	int done = run_child(exec);	/* has things allocated and read */
 
-	for (int i = 0; i < RUNS; i++)
+	for (int i = 0; i < FORKS; i++)
 		cost[i] = TIME(done += run_child(exec));
-	report(name, "ns", cost, RUNS, done, RUNS + 1);
+	report(name, "ns", cost, FORKS, done, FORKS + 1);
 }
 
 static void measure_walk(char *p)

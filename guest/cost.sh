@@ -11,7 +11,7 @@ set -eu
 
 cost=$1
 ksm_tests=$2
-runs=${3:-3}
+runs=${3:-9}
 
 rc=0
 # From memory: what exec reads from the host takes as long as the host
