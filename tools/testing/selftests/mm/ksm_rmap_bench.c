@@ -420,7 +420,7 @@ static void reap_unrelated(void)
 }
 
 /* Returns: what memory failure of the page at @p takes, in nanoseconds */
-static unsigned long fail(char *p)
+static unsigned long poison(char *p)
 {
 	const unsigned long long from = now();
 
@@ -429,7 +429,7 @@ static unsigned long fail(char *p)
 	return now() - from;
 }
 
-static void heal(unsigned long pfn)
+static void unpoison(unsigned long pfn)
 {
 	if (unpoison_memory(pfn))
 		ksft_exit_fail_msg("pfn %#lx stays poisoned\n", pfn);
@@ -447,14 +447,14 @@ static unsigned long measure_failure(unsigned long *cost)
 		ksft_exit_fail_perror("mmap");
 	*other = 1;
 	other_pfn = pfn_of(getpid(), other);
-	fail(other);
+	poison(other);
 	munmap(other, psize());
-	heal(other_pfn);
+	unpoison(other_pfn);
 
 	runs = 1;
-	cost[0] = fail(mapping[0]);
+	cost[0] = poison(mapping[0]);
 	found = swap_entries();
-	heal(pfn);
+	unpoison(pfn);
 	return found;
 }
 
