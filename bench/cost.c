@@ -83,19 +83,12 @@ static double scan(void)
 	return (double)ns / NR;
 }
 
-/*
- * Between two pages that nothing may access: an area that becomes one with another has
- * its anon_vma, and with it those of the processes forked before.
- */
+/* Apart from areas whose anon_vma the processes forked before have, too */
 static char *ordinary(size_t nr)
 {
-	const size_t size = nr * psize();
-	char *p = mmap(NULL, size + 2 * psize(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *p = map_apart(nr);
 
-	must(p != MAP_FAILED, "mmap");
-	p += psize();
-	must(!mprotect(p, size, PROT_READ | PROT_WRITE), "mprotect");
-	madvise(p, size, MADV_NOHUGEPAGE);	/* EINVAL if not built in */
+	must(p, "mmap");
 	return p;
 }
 

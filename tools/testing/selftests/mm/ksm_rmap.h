@@ -215,10 +215,10 @@ static inline bool ksm_scan(int n)
 }
 
 /*
- * Mergeable memory of @nr pages, none of them huge, with inaccessible pages
- * on either side which keep its vma apart from others.
+ * Memory of @nr pages, none of them huge, with inaccessible pages on either side
+ * which keep its vma, and so its anon_vma, apart from others.
  */
-static inline char *map_area(size_t nr)
+static inline char *map_apart(size_t nr)
 {
 	const size_t size = nr * psize();
 	char *p = mmap(NULL, size + 2 * psize(), PROT_NONE,
@@ -230,7 +230,15 @@ static inline char *map_area(size_t nr)
 	if (mprotect(p, size, PROT_READ | PROT_WRITE))
 		return NULL;
 	madvise(p, size, MADV_NOHUGEPAGE);	/* EINVAL if not built in */
-	if (madvise(p, size, MADV_MERGEABLE))
+	return p;
+}
+
+/* The same, mergeable */
+static inline char *map_area(size_t nr)
+{
+	char *p = map_apart(nr);
+
+	if (p && madvise(p, nr * psize(), MADV_MERGEABLE))
 		return NULL;
 	return p;
 }
