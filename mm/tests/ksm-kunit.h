@@ -55,19 +55,25 @@ static void ksm_test_exit_mm(struct kunit *test)
 		mmput(t->mm);
 }
 
+#define TEST_AGE	5
+
 /* As in try_to_merge_with_ksm_page() */
-static void ksm_test_get(struct ksm_test *t)
+static void ksm_test_set_key(struct ksm_test *t)
 {
+	t->item.age = TEST_AGE;
 	mmap_read_lock(t->mm);
-	rmap_item_get_anon_vma(&t->item, &t->vma);
+	rmap_item_set_key(&t->item, t->vma.anon_vma,
+			  linear_page_index(&t->vma, t->item.address & PAGE_MASK));
 	mmap_read_unlock(t->mm);
 }
 
-static void ksm_test_expect_restarted(struct kunit *test, struct ksm_test *t)
+/* All but the age starts again */
+static void ksm_test_expect_put(struct kunit *test, struct ksm_test *t)
 {
 	KUNIT_EXPECT_EQ(test, t->item.oldchecksum, 0);
-	KUNIT_EXPECT_EQ(test, t->item.age, 0);
+	KUNIT_EXPECT_EQ(test, t->item.age, TEST_AGE);
 	KUNIT_EXPECT_EQ(test, t->item.remaining_skips, 0);
+	KUNIT_EXPECT_EQ(test, t->item.address, TEST_ADDR + 2 * PAGE_SIZE);
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->anon_vma.refcount), 1);
 }
 
@@ -81,20 +87,19 @@ static void ksm_test_size(struct kunit *test)
 			offsetof(struct ksm_rmap_item, oldchecksum));
 }
 
-static void ksm_test_get_and_put(struct kunit *test)
+static void ksm_test_set_and_put(struct kunit *test)
 {
 	struct ksm_test *t = test->priv;
 
 	/* A large index leaves no byte of the unstable arm zero */
 	t->vma.vm_pgoff = -1UL - 2;
-	t->item.address |= UNSTABLE_FLAG;
-	ksm_test_get(t);
+	ksm_test_set_key(t);
 	KUNIT_EXPECT_PTR_EQ(test, t->item.anon_vma, &t->anon_vma);
 	KUNIT_EXPECT_EQ(test, t->item.linear_page_index, -1UL);
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->anon_vma.refcount), 2);
 
-	rmap_item_put_anon_vma(&t->item);
-	ksm_test_expect_restarted(test, t);
+	rmap_item_put_key(&t->item);
+	ksm_test_expect_put(test, t);
 }
 
 /* The index does not cover the whole of the unstable arm on 32-bit */
@@ -103,41 +108,30 @@ static void ksm_test_put_restarts_all(struct kunit *test)
 	struct ksm_test *t = test->priv;
 
 	t->item.oldchecksum = -1;
-	t->item.age = -1;
 	t->item.remaining_skips = -1;
-	ksm_test_get(t);
-	rmap_item_put_anon_vma(&t->item);
-	ksm_test_expect_restarted(test, t);
+	ksm_test_set_key(t);
+	rmap_item_put_key(&t->item);
+	ksm_test_expect_put(test, t);
 }
 
 static void ksm_test_index_of_split_vma(struct kunit *test)
 {
 	struct ksm_test *t = test->priv;
 
-	ksm_test_get(t);
+	ksm_test_set_key(t);
 	KUNIT_EXPECT_EQ(test, t->item.linear_page_index, TEST_PGOFF + 2);
-	rmap_item_put_anon_vma(&t->item);
+	rmap_item_put_key(&t->item);
 
 	/* The second part of it: another start, another offset, the same index */
 	t->vma.vm_start += 2 * PAGE_SIZE;
 	t->vma.vm_pgoff += 2;
-	ksm_test_get(t);
+	ksm_test_set_key(t);
 	KUNIT_EXPECT_EQ(test, t->item.linear_page_index, TEST_PGOFF + 2);
-	rmap_item_put_anon_vma(&t->item);
+	rmap_item_put_key(&t->item);
 }
 
-static void ksm_test_break_cow_restarts(struct kunit *test)
-{
-	struct ksm_test *t = test->priv;
-
-	t->vma.vm_pgoff = -1UL - 2;
-	ksm_test_get(t);
-	break_cow(&t->item);
-	ksm_test_expect_restarted(test, t);
-}
-
-/* The node of a page that has become another's */
-static void ksm_test_stale_node_restarts(struct kunit *test)
+/* The item's page becomes another's: its stable node is stale from then on */
+static struct page *ksm_test_stale_node(struct kunit *test)
 {
 	struct ksm_test *t = test->priv;
 	struct ksm_stable_node *node;
@@ -147,31 +141,30 @@ static void ksm_test_stale_node_restarts(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	node = alloc_stable_node();
 	KUNIT_ASSERT_NOT_NULL(test, node);
-	mutex_lock(&ksm_thread_mutex);
-	if (!RB_EMPTY_ROOT(root_stable_tree)) {
-		mutex_unlock(&ksm_thread_mutex);
-		free_stable_node(node);
-		__free_page(page);
-		kunit_skip(test, "there are KSM pages");
-	}
 	INIT_HLIST_HEAD(&node->hlist);
 	node->kpfn = page_to_pfn(page);
 	node->rmap_hlist_len = 0;
-	DO_NUMA(node->nid = 0);
-	rb_link_node(&node->node, NULL, &root_stable_tree->rb_node);
-	rb_insert_color(&node->node, root_stable_tree);
+	node->head = &migrate_nodes;
+	list_add(&node->list, node->head);
 
 	t->vma.vm_pgoff = -1UL - 2;
-	ksm_test_get(t);
-	stable_tree_append(&t->item, node, false);
+	ksm_test_set_key(t);
+	stable_tree_append(&t->item, node, page_folio(page), false);
 	KUNIT_EXPECT_TRUE(test, t->item.address & STABLE_FLAG);
 	KUNIT_EXPECT_EQ(test, t->item.linear_page_index, -1UL);
+	return page;
+}
 
-	remove_rmap_item_from_tree(&t->item);
-	KUNIT_EXPECT_FALSE(test, t->item.address & STABLE_FLAG);
-	KUNIT_EXPECT_TRUE(test, RB_EMPTY_ROOT(root_stable_tree));
+static void ksm_test_put_with_stale_node(struct kunit *test)
+{
+	struct ksm_test *t = test->priv;
+	struct page *page;
+
+	mutex_lock(&ksm_thread_mutex);
+	page = ksm_test_stale_node(test);
+	KUNIT_EXPECT_TRUE(test, remove_rmap_item_from_tree(&t->item, true));
 	mutex_unlock(&ksm_thread_mutex);
-	ksm_test_expect_restarted(test, t);
+	ksm_test_expect_put(test, t);
 	__free_page(page);
 }
 
@@ -179,6 +172,7 @@ static void ksm_test_smart_scan(struct kunit *test)
 {
 	struct ksm_test *t = test->priv;
 	struct folio *folio = kunit_kzalloc(test, sizeof(*folio), GFP_KERNEL);
+	struct page *page;
 	bool smart_scan;
 
 	KUNIT_ASSERT_NOT_NULL(test, folio);
@@ -187,13 +181,12 @@ static void ksm_test_smart_scan(struct kunit *test)
 	ksm_smart_scan = true;
 
 	/* In the stable tree there is an index, whatever it looks like */
-	t->item.linear_page_index = -1UL;
-	t->item.address |= STABLE_FLAG;
+	page = ksm_test_stale_node(test);
 	KUNIT_EXPECT_FALSE(test, should_skip_rmap_item(folio, &t->item));
-	KUNIT_EXPECT_EQ(test, t->item.linear_page_index, -1UL);
+	KUNIT_EXPECT_FALSE(test, t->item.address & STABLE_FLAG);
+	KUNIT_EXPECT_EQ(test, t->item.age, TEST_AGE + 1);
 
 	/* Elsewhere, a page is skipped once it is old enough */
-	t->item.address &= PAGE_MASK;
 	t->item.age = 0;
 	t->item.remaining_skips = 0;
 	for (int i = 0; i < 4; i++) {
@@ -205,40 +198,74 @@ static void ksm_test_smart_scan(struct kunit *test)
 
 	ksm_smart_scan = smart_scan;
 	mutex_unlock(&ksm_thread_mutex);
+	__free_page(page);
 }
 
-static void ksm_test_walk_finds(struct kunit *test)
+static struct ksm_rmap_item *ksm_test_key(struct kunit *test, bool inherited,
+					  struct anon_vma *anon_vma)
+{
+	struct ksm_test *t = test->priv;
+	struct ksm_rmap_item *key = kunit_kzalloc(test, sizeof(*key), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, key);
+	key->mm = inherited ? NULL : t->mm;
+	key->anon_vma = anon_vma;
+	key->linear_page_index = TEST_PGOFF;
+	return key;
+}
+
+/* Inherited keys come first, whatever comes when */
+static void ksm_test_order_of_keys(struct kunit *test)
 {
 	struct ksm_stable_node node = { .hlist = HLIST_HEAD_INIT };
 	struct ksm_test *t = test->priv;
-	const unsigned long addr = t->item.address;
+	struct ksm_rmap_item *key;
+	int nr = 0;
 
-	KUNIT_EXPECT_FALSE(test, rmap_walk_finds(&node, &t->vma, addr));
-	ksm_test_get(t);
-	t->item.address |= STABLE_FLAG;
-	hlist_add_head(&t->item.hlist, &node.hlist);
-	KUNIT_EXPECT_TRUE(test, rmap_walk_finds(&node, &t->vma, addr));
+	for (int i = 0; i < 8; i++)
+		list_key(&node, ksm_test_key(test, i % 3 == 1, &t->anon_vma));
+	hlist_for_each_entry(key, &node.hlist, hlist)
+		KUNIT_EXPECT_EQ(test, is_inherited(key), nr++ < 3);
+	KUNIT_EXPECT_EQ(test, nr, 8);
+}
 
-	/* Another address, the same address at another index, another family */
-	KUNIT_EXPECT_FALSE(test, rmap_walk_finds(&node, &t->vma,
-						 addr + PAGE_SIZE));
-	t->vma.vm_pgoff++;
-	KUNIT_EXPECT_FALSE(test, rmap_walk_finds(&node, &t->vma, addr));
-	t->vma.vm_pgoff--;
-	t->avc.anon_vma = NULL;
-	KUNIT_EXPECT_FALSE(test, rmap_walk_finds(&node, &t->vma, addr));
-	rmap_item_put_anon_vma(&t->item);
+static void ksm_test_other_key(struct kunit *test)
+{
+	struct ksm_stable_node node = { .hlist = HLIST_HEAD_INIT };
+	struct ksm_test *t = test->priv;
+	struct anon_vma parent, stranger;
+	struct ksm_rmap_item *key = ksm_test_key(test, true, &parent);
+	struct ksm_rmap_item *item = ksm_test_key(test, false, &t->anon_vma);
+	int looks = 10;
+
+	/* A key does not replace itself */
+	list_key(&node, key);
+	KUNIT_EXPECT_FALSE(test, has_other_key(&node, key, &parent, &looks));
+
+	/* But one with the vma's own anon_vma does, or an equal one */
+	list_key(&node, item);
+	KUNIT_EXPECT_TRUE(test, has_other_key(&node, key, &t->anon_vma, &looks));
+	KUNIT_EXPECT_FALSE(test, has_other_key(&node, key, &stranger, &looks));
+	item->anon_vma = &parent;
+	KUNIT_EXPECT_TRUE(test, has_other_key(&node, key, &stranger, &looks));
+
+	/* Not at another index, nor when it has looked often enough */
+	item->linear_page_index++;
+	KUNIT_EXPECT_FALSE(test, has_other_key(&node, key, &stranger, &looks));
+	item->linear_page_index--;
+	looks = 0;
+	KUNIT_EXPECT_FALSE(test, has_other_key(&node, key, &stranger, &looks));
 }
 
 static struct kunit_case ksm_test_cases[] = {
 	KUNIT_CASE(ksm_test_size),
-	KUNIT_CASE(ksm_test_get_and_put),
+	KUNIT_CASE(ksm_test_set_and_put),
 	KUNIT_CASE(ksm_test_put_restarts_all),
 	KUNIT_CASE(ksm_test_index_of_split_vma),
-	KUNIT_CASE(ksm_test_break_cow_restarts),
-	KUNIT_CASE(ksm_test_stale_node_restarts),
+	KUNIT_CASE(ksm_test_put_with_stale_node),
 	KUNIT_CASE(ksm_test_smart_scan),
-	KUNIT_CASE(ksm_test_walk_finds),
+	KUNIT_CASE(ksm_test_order_of_keys),
+	KUNIT_CASE(ksm_test_other_key),
 	{}
 };
 

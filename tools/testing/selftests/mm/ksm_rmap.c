@@ -48,6 +48,7 @@ enum op {
 	OP_MOVE,	/* mremap the page at @addr to @arg, with flags @nr too */
 	OP_MERGEABLE,	/* MADV_MERGEABLE for the page at @addr */
 	OP_UNMERGEABLE,	/* MADV_UNMERGEABLE */
+	OP_FREE,	/* MADV_FREE */
 	OP_HOLD,	/* take a reference to the page at @addr */
 	OP_RELEASE,	/* drop it */
 	OP_FORK,	/* fork peer @arg */
@@ -149,6 +150,8 @@ static unsigned long obey(const struct request *req)
 		return madvise(req->addr, psize(), MADV_MERGEABLE);
 	case OP_UNMERGEABLE:
 		return madvise(req->addr, psize(), MADV_UNMERGEABLE);
+	case OP_FREE:
+		return madvise(req->addr, psize(), MADV_FREE);
 	case OP_HOLD:
 		return hold_page(holder, req->addr);
 	case OP_RELEASE:
@@ -1494,6 +1497,10 @@ TEST_F(ksm_rmap, migration_to_a_node_with_the_same)
 		assert_found(moved, 100);
 		assert_found(there, 100);
 	}
+
+	struct mapping all[] = { there[0], there[1], moved[0] };
+
+	assert_found(all, 100);
 }
 
 /* With merge_across_nodes=0, ksmd finds a KSM page that has gone to another node */
@@ -1779,9 +1786,471 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_while_vmas_change, SLOW)
 }
 
 /*
- * A KSM page that was swapped out, but is still in the swap cache, may be mapped
- * as it is by whoever touches it next.  That must not happen where rmap will not
- * find it: there the page is to be copied.
+ *   nobody's data is lost
+ */
+
+/* Reclaim what @cgroup has, of all kinds, as memory.reclaim does by itself */
+static void reclaim_all_kinds(const char *cgroup)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/memory.reclaim", cgroup);
+	for (int i = 0; i < 8; i++) {
+		write_text(path, "64M");
+		usleep(100000);
+	}
+}
+
+/*
+ * Peer 1 has a KSM page left that nobody else maps, and says MADV_FREE.  Then a
+ * third page with that content is merged with it: it belongs to who did not say so.
+ */
+static void __free_and_reclaim(struct __test_metadata *_metadata, int third)
+{
+	enum { BULK = 300 };	/* pages: see swap_out_all() */
+	struct mapping m[] = { { 1, NULL }, { 1, NULL } };
+	char cgroup[64];
+	const char *missing = make_cgroup(cgroup);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	fork_peer(1, 0);
+	fork_peer(2, 0);
+	enter_cgroup(cgroup, 1);
+	enter_cgroup(cgroup, 2);
+	map_by(1, BULK, 200);
+	for (int i = 0; i < 2; i++)
+		m[i].addr = map_by(1, 1, 7);
+	merge(m);
+	ASSERT_EQ(0, ask(1, OP_UNMAP, m[0].addr, 0));
+	ASSERT_EQ(0, ask(1, OP_FREE, m[1].addr, 0));
+	m[0] = (struct mapping){ third, map_by(third, 1, 7) };
+	merge(m);
+
+	reclaim_all_kinds(cgroup);
+	EXPECT_TRUE(ask(third, OP_HOLDS, m[0].addr, 7)) {
+		TH_LOG("MADV_FREE of peer 1 has wiped a page of peer %d", third);
+	}
+	exit_peer(1);
+	exit_peer(2);
+	remove_cgroup(cgroup);
+}
+
+TEST_F_TIMEOUT(ksm_rmap, madv_free_before_another_page_is_merged, SLOW)
+{
+	__free_and_reclaim(_metadata, 1);
+}
+
+TEST_F_TIMEOUT(ksm_rmap, madv_free_before_a_page_of_another_is_merged, SLOW)
+{
+	__free_and_reclaim(_metadata, 2);
+}
+
+/* Have @addr, which must be present, on @node */
+static void __move_to_node(struct __test_metadata *_metadata, char *addr, int node)
+{
+	void *page = addr;
+	int status = -1;
+
+	ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &page, &node, &status,
+			     MPOL_MF_MOVE_ALL));
+	ASSERT_EQ(node, node_of(addr));
+}
+
+#define move_to_node(addr, node) __move_to_node(_metadata, addr, node)
+
+/* Have ksmd begin another scan, and stop it after some of it */
+static void __scan_partly(struct __test_metadata *_metadata, int pages)
+{
+	const long scans = ksm_get_full_scans();
+	long before, now;
+
+	write_num(KSM_SYSFS "pages_to_scan", 1);
+	write_num(KSM_SYSFS "sleep_millisecs", 20);
+	before = ksm_counter("pages_scanned");
+	write_num(KSM_SYSFS "run", 1);
+	for (int ms = 10000; ms; ms--) {
+		now = ksm_counter("pages_scanned");
+		if (now >= before + pages)
+			break;
+		usleep(1000);
+	}
+	write_num(KSM_SYSFS "run", 0);
+	ASSERT_EQ(scans, ksm_get_full_scans());
+	ASSERT_LE(before + pages, now);
+	write_num(KSM_SYSFS "pages_to_scan", 100000);
+	write_num(KSM_SYSFS "sleep_millisecs", 0);
+}
+
+#define scan_partly(pages) __scan_partly(_metadata, pages)
+
+/*
+ * While merge_across_nodes is 1, ksmd has no use for the unstable tree of node 1.
+ * What is still in it must not be found when it is 0 again, in the middle of a
+ * scan: it may be freed.  Here it is not, for the sake of kernels that do find it.
+ */
+TEST_F(ksm_rmap, unstable_tree_of_a_node_not_used_for_a_while)
+{
+	enum { NR = 32 };	/* pages */
+	char *area = new_area(NR + 1), *stale = map_area(1);
+	struct mapping m[] = { { 0, stale }, { 0, area + NR * self->page } };
+
+	if (access(NODE1, F_OK))
+		SKIP(return, "needs two memory nodes, try numa=fake=2");
+	ASSERT_NE(NULL, stale);
+	ASSERT_LT((unsigned long)stale, (unsigned long)area);
+	write_num(KSM_SYSFS "smart_scan", 0);
+	write_num(KSM_SYSFS "merge_across_nodes", 0);
+	fill_page(stale, 7);
+	move_to_node(stale, 1);
+	for (int i = 0; i <= NR; i++)
+		move_to_node(area + i * self->page, 0);
+	ASSERT_TRUE(ksm_scan(3));
+	write_num(KSM_SYSFS "merge_across_nodes", 1);
+	ASSERT_TRUE(ksm_scan(2));
+
+	/* One scan to see that it does not change, half of the next, the rest */
+	fill_page(m[1].addr, 7);
+	move_to_node(m[1].addr, 1);
+	write_num(KSM_SYSFS "sleep_millisecs", 200);
+	ASSERT_TRUE(ksm_scan(1));
+	ASSERT_FALSE(are_merged(m, 2));
+	scan_partly(NR / 2);
+	write_num(KSM_SYSFS "merge_across_nodes", 0);
+	ASSERT_EQ(0, ksm_counter("merge_across_nodes"));
+	write_num(KSM_SYSFS "sleep_millisecs", 200);
+	ASSERT_TRUE(ksm_scan(1));
+	EXPECT_FALSE(are_merged(m, 2)) {
+		TH_LOG("found in a tree from before");
+	}
+	merge(m);
+	assert_found(m, 7);
+}
+
+/* What has been written to since /proc/PID/clear_refs, stays so when it is merged */
+TEST_F(ksm_rmap, merge_keeps_soft_dirty)
+{
+	enum { NR = 6 };	/* pages: two pairs, two of zeroes */
+	struct mapping m[] = { { 0, NULL }, { 0, NULL } };
+	struct mapping clean[] = { { 0, NULL }, { 0, NULL } };
+	char *area = new_area(NR);
+
+	fill_page(area, 7);
+	fill_page(area + self->page, 7);
+	ASSERT_TRUE(write_text("/proc/self/clear_refs", "4"));
+	fill_page(area + 2 * self->page, 8);
+	fill_page(area + 3 * self->page, 8);
+	memset(area + 4 * self->page, 0, 2 * self->page);
+	if (!(pagemap_of(getpid(), area + 2 * self->page) & PM_SOFT_DIRTY))
+		SKIP(return, "no soft-dirty: needs CONFIG_MEM_SOFT_DIRTY");
+	ASSERT_FALSE(pagemap_of(getpid(), area) & PM_SOFT_DIRTY);
+
+	write_num(KSM_SYSFS "use_zero_pages", 1);
+	for (int i = 0; i < 2; i++) {
+		clean[i].addr = area + i * self->page;
+		m[i].addr = area + (2 + i) * self->page;
+	}
+	merge(clean);
+	merge(m);
+	ASSERT_EQ(2, ksm_get_self_zero_pages());
+	for (int i = 0; i < NR; i++) {
+		EXPECT_EQ(i >= 2, !!(pagemap_of(getpid(), area + i * self->page) &
+				     PM_SOFT_DIRTY)) {
+			TH_LOG("page %d", i);
+		}
+	}
+}
+
+/* Fork copies some of the zero pages that KSM has placed, and not others */
+TEST_F(ksm_rmap, fork_counts_zero_pages)
+{
+	enum { NR = 12 };	/* pages */
+	char *area = map_area(NR);
+
+	ASSERT_NE(NULL, area);
+	memset(area, 0, NR * self->page);
+	ASSERT_EQ(0, madvise(area, 2 * self->page, MADV_DONTFORK));
+	ASSERT_EQ(0, madvise(area + 2 * self->page, 3 * self->page,
+			     MADV_WIPEONFORK));
+	write_num(KSM_SYSFS "use_zero_pages", 1);
+	ASSERT_TRUE(ksm_scan(4));
+	ASSERT_EQ(NR, ksm_counter("ksm_zero_pages"));
+
+	fork_peer(1, 0);
+	EXPECT_EQ(NR + NR - 5, ksm_counter("ksm_zero_pages"));
+	exit_peer(1);
+	EXPECT_EQ(NR, ksm_counter("ksm_zero_pages"));
+	ASSERT_EQ(0, munmap(area, NR * self->page));
+	EXPECT_EQ(0, ksm_counter("ksm_zero_pages"));
+}
+
+/*
+ * A KSM page that was swapped out comes back as an ordinary page of who touches it
+ * first.  It is in the swap cache when the second comes, and its anon_vma is not
+ * there any more: KASAN sees who looks at that.
+ */
+TEST_F_TIMEOUT(ksm_rmap, swapped_in_after_the_first_has_exited, SLOW)
+{
+	enum { NR = 300 };	/* pages: see swap_out_all() */
+	struct mapping m[2 * NR];
+	char cgroup[64], *area[2];
+	const char *missing = make_cgroup(cgroup);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	for (int j = 0; j < 2; j++) {
+		fork_peer(1 + j, 0);
+		enter_cgroup(cgroup, 1 + j);
+		area[j] = map_by(1 + j, NR, 1000);
+	}
+	ASSERT_EQ((void *)area[0], (void *)area[1]);	/* so the same index */
+	for (int i = 0; i < 2 * NR; i++)
+		m[i] = (struct mapping){ 1 + i % 2, area[0] + i / 2 * self->page };
+	for (int i = 0; i < NR; i++)
+		__merge(_metadata, &m[2 * i], 2);
+	ASSERT_EQ(2 * NR, swap_out_all(cgroup, m, 2 * NR));
+
+	for (int i = 0; i < NR; i++)
+		EXPECT_TRUE(ask(1, OP_HOLDS, area[0] + i * self->page, 1000 + i));
+	exit_peer(1);
+	for (int i = 0; i < NR; i++) {
+		EXPECT_TRUE(ask(2, OP_HOLDS, area[0] + i * self->page, 1000 + i));
+		assert_unmerged(2, area[0] + i * self->page, 1000 + i);
+	}
+	exit_peer(2);
+	remove_cgroup(cgroup);
+}
+
+/*
+ *   who maps the page without having an rmap_item
+ */
+
+/*
+ * Have the page at @shared, with content @tag, become a KSM page where it is: of
+ * two equal pages, that is the one which ksmd scans last.
+ *
+ * Returns: where @peer has the other page
+ */
+static char *__merge_in_place(struct __test_metadata *_metadata,
+			      const struct mapping *shared, unsigned long tag)
+{
+	const unsigned long pfn = pfn_at(shared);
+	struct mapping m[] = { *shared, *shared };
+
+	/* Areas are mapped downwards, and scanned upwards */
+	m[1].addr = map_by(shared->peer, 1, tag);
+	ASSERT_LT((unsigned long)m[1].addr, (unsigned long)shared->addr);
+	__merge(_metadata, m, 2);
+	ASSERT_EQ(pfn, pfn_at(shared)) {
+		TH_LOG("the other page has become the KSM page");
+	}
+	return m[1].addr;
+}
+
+#define merge_in_place(shared, tag) __merge_in_place(_metadata, shared, tag)
+
+/* Have @peer, which need not be a child of the test, exit, and wait for that */
+static void __end_peer(struct __test_metadata *_metadata, int peer)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", peers[peer].pid);
+	ask(peer, OP_EXIT, NULL, 0);
+	/* What it has forked is not reaped by it, but has no memory any more */
+	for (int ms = 10000; ms; ms--) {
+		char text[16];
+
+		if (read_file(path, text, sizeof(text)) <= 0)
+			return;
+		usleep(1000);
+	}
+	ASSERT_TRUE(false) {
+		TH_LOG("peer %d does not exit", peer);
+	}
+}
+
+#define end_peer(peer) __end_peer(_metadata, peer)
+
+/*
+ * ksmd has made the child's page a KSM page, and has not looked at the parent: it
+ * never does, since that has not asked for it.
+ */
+TEST_F(ksm_rmap, shared_with_a_parent_that_ksmd_does_not_scan)
+{
+	struct mapping parent = { 1, NULL }, child = { 2, NULL };
+
+	fork_peer(1, 0);
+	parent.addr = child.addr = map_by(1, 1, 100);
+	ASSERT_EQ(0, ask(1, OP_UNMERGEABLE, parent.addr, 0));
+	fork_peer(2, 1);
+	ASSERT_EQ(0, ask(2, OP_MERGEABLE, child.addr, 0));
+	merge_in_place(&child, 100);
+
+	struct mapping m[] = { parent, child };
+
+	assert_found(m, 100);
+}
+
+/* A child has moved its share before the parent's page became a KSM page */
+TEST_F(ksm_rmap, shared_with_a_child_that_moved_before)
+{
+	struct mapping parent = { 1, NULL }, child = { 2, NULL };
+
+	fork_peer(1, 0);
+	parent.addr = map_by(1, 1, 100);
+	child.addr = map_by(1, 1, 101);
+	fork_peer(2, 1);
+	/* ksmd would make an rmap_item for it otherwise */
+	ASSERT_EQ(0, ask(2, OP_UNMERGEABLE, parent.addr, 0));
+	ASSERT_EQ(0, ask(2, OP_MOVE, parent.addr, (unsigned long)child.addr));
+	merge_in_place(&parent, 100);
+
+	struct mapping m[] = { parent, child };
+
+	assert_found(m, 100);
+}
+
+/*
+ * Only peer 2 asks for KSM, which makes a page a KSM page that it shares with its
+ * parent.  Then it has no use for that any more, and ksmd sees so.  The rest of the
+ * family goes on, of which ksmd knows nothing:
+ *
+ *   1 --- 2 (mergeable)
+ *   |
+ *   3 --- 4 --- 5, each of which outlives its parent
+ */
+FIXTURE(inherited)
+{
+	char cgroup[64];
+};
+
+FIXTURE_VARIANT(inherited)
+{
+	bool exits;	/* peer 2 exits; or else it writes to the page */
+	int generations;	/* after the parent */
+	bool swapped;	/* out and in, in the end */
+	bool moved;	/* to another address, before it comes back */
+};
+
+FIXTURE_VARIANT_ADD(inherited, from_one_that_wrote)
+{
+};
+
+FIXTURE_VARIANT_ADD(inherited, from_one_that_exited)
+{
+	.exits = true,
+};
+
+FIXTURE_VARIANT_ADD(inherited, by_a_child)
+{
+	.exits = true,
+	.generations = 1,
+};
+
+FIXTURE_VARIANT_ADD(inherited, over_three_generations)
+{
+	.exits = true,
+	.generations = 3,
+};
+
+FIXTURE_VARIANT_ADD(inherited, and_swapped)
+{
+	.swapped = true,
+};
+
+FIXTURE_VARIANT_ADD(inherited, by_a_child_and_moved)
+{
+	.generations = 1,
+	.moved = true,
+};
+
+FIXTURE_VARIANT_ADD(inherited, over_three_generations_and_swapped)
+{
+	.generations = 3,
+	.swapped = true,
+};
+
+FIXTURE_VARIANT_ADD(inherited, over_three_generations_swapped_and_moved)
+{
+	.exits = true,
+	.generations = 3,
+	.swapped = true,
+	.moved = true,
+};
+
+FIXTURE_SETUP(inherited)
+{
+	const char *missing = set_up();
+
+	if (!missing)
+		missing = make_cgroup(self->cgroup);
+	if (missing)
+		SKIP(return, "%s", missing);
+}
+
+FIXTURE_TEARDOWN(inherited)
+{
+	tear_down();
+	remove_cgroup(self->cgroup);
+}
+
+TEST_F_TIMEOUT(inherited, is_found, SLOW)
+{
+	enum { BULK = 300 };	/* pages: see swap_out_all() */
+	struct mapping child = { 2, NULL }, m[1] = { { 1, NULL } };
+	char *other, *to;
+
+	write_num(KSM_SYSFS "smart_scan", 0);
+	fork_peer(1, 0);
+	enter_cgroup(self->cgroup, 1);
+	child.addr = m[0].addr = map_by(1, 1, 100);
+	to = map_by(1, BULK, 200);
+	ASSERT_EQ(0, ask(1, OP_UNMERGEABLE, m[0].addr, 0));
+	fork_peer(2, 1);
+	ASSERT_EQ(0, ask(2, OP_MERGEABLE, child.addr, 0));
+	other = merge_in_place(&child, 100);
+	assert_found(m, 100);
+
+	if (variant->exits) {
+		end_peer(2);
+	} else {
+		ask(2, OP_FILL, child.addr, 1000);
+		ask(2, OP_FILL, other, 1001);
+	}
+	ASSERT_TRUE(ksm_scan(2));
+	assert_found(m, 100);
+
+	for (int i = 0; i < variant->generations; i++) {
+		fork_peer(3 + i, m[0].peer);
+		end_peer(m[0].peer);
+		m[0].peer = 3 + i;
+		ASSERT_TRUE(ksm_scan(1));
+		assert_found(m, 100);
+	}
+	if (variant->swapped) {
+		/* The reference keeps it in the swap cache */
+		ASSERT_EQ(0, ask(m[0].peer, OP_HOLD, m[0].addr, 0));
+		ASSERT_EQ(1, swap_out_all(self->cgroup, m, 1));
+		ASSERT_TRUE(ksm_scan(1));
+	}
+	if (variant->moved) {
+		ASSERT_EQ(0, ask(m[0].peer, OP_MOVE, m[0].addr,
+				 (unsigned long)to));
+		m[0].addr = to;
+	}
+	ask(m[0].peer, OP_TOUCH, m[0].addr, 0);
+	for (int i = 0; i < 2; i++) {
+		assert_found(m, 100);
+		ASSERT_TRUE(ksm_scan(1));
+	}
+	if (variant->swapped)
+		ASSERT_EQ(0, ask(m[0].peer, OP_RELEASE, NULL, 0));
+}
+
+/*
+ * A KSM page that was swapped out, but is still in the swap cache, is mapped as it
+ * is by whoever touches it next, and rmap must find it there, whatever has happened
+ * to the swap entry meanwhile, and to who had an rmap_item.
  *
  *      m[0]     m[1]     m[2]
  *    |  1  | 101 |  1  | 103 |  1  |
@@ -2033,11 +2502,10 @@ TEST_F_TIMEOUT(swap_cache, found_or_copied, SLOW)
 			ask(m[i].peer, OP_TOUCH, m[i].addr, 0);
 		for (int i = 0; i < n; i++)
 			assert_found_or_copied(&m[i], 1);
-		if (variant->op == OP_UNMERGEABLE ||
-		    (variant->run_2 && !scanned))
+		if (variant->run_2 && !scanned)
 			assert_unmerged(who, it->addr, 1);
-		else if (!variant->op && !variant->ksmd && !variant->run_2)
-			ASSERT_EQ(pfn, pfn_at(&m[0]));	/* no need for a copy */
+		else if (!variant->run_2)
+			ASSERT_EQ(pfn, pfn_at(it));	/* no need for a copy */
 		if (!scanned)
 			ASSERT_TRUE(ksm_scan(1));
 	}

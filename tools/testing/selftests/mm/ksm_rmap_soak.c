@@ -2,9 +2,9 @@
 /*
  * Does rmap find every mapping of every KSM page, whatever happens to them?
  *
- * Some processes, and children which these fork, map, write, move, split, swap
- * out, migrate and unmap pages at random, all at once, while ksmd merges the
- * pages, and its knobs are turned.  Each process knows what its every byte must
+ * Some processes, and children which these fork, map, write, free, move, split,
+ * swap out, migrate and unmap pages at random, all at once, while ksmd merges the
+ * pages, its knobs are turned, and memory is taken offline.  Each process knows what its every byte must
  * be.  At a checkpoint all of them pause, and ksmd is stopped:
  *
  * - every byte is as it was last written;
@@ -20,10 +20,12 @@
 #include <errno.h>
 #include <getopt.h>
 #include <linux/mempolicy.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -40,7 +42,10 @@
 #define MAX_PROCS	(MAX_ROOTS * (1 + 2 + 4))
 #define NR_TAGS		40	/* contents that are there often */
 
+#define HUGE_SIZE	(2UL << 20)	/* bytes: a huge page, where there are such */
+
 #define RECLAIM		"/sys/fs/cgroup/memory.reclaim"
+#define MEMORY		"/sys/devices/system/memory/"
 
 /* Seconds: no operation takes that long, not on an emulated CPU either */
 #define HANGS		300
@@ -48,6 +53,7 @@
 /* A page of a process: whether it is mapped, and what is in it */
 struct slot {
 	bool mapped, readonly;
+	bool freed;		/* MADV_FREE: may be zeroes by now */
 	unsigned int file;	/* page of the file, from 1; 0 for anonymous */
 	unsigned int tag;	/* fill_page()'s; 0 for zeroes */
 	unsigned int mark;	/* word that is inverted; 0 for none */
@@ -78,7 +84,7 @@ static struct shared {
 static struct slot slots[NR_SLOTS];
 static char *area;
 static struct proc *self;
-static int file_fd, idle_fd, flags_fd, count_fd;
+static int file_fd, zero_fd, idle_fd, flags_fd, count_fd;
 static unsigned int children;
 static uint64_t excluded;		/* kinds of operations, a bit each */
 static bool only_count;			/* what rmap misses, and go on */
@@ -180,17 +186,18 @@ static void check(unsigned int slot)
 
 	if (!s->mapped)
 		return;
+	if (s->freed && !word[0] && !memcmp(word, word + 1, psize() - sizeof(*word)))
+		return;
 	for (unsigned long i = 0; i < psize() / sizeof(*word); i++)
 		if (word[i] != word_of(s, i))
 			wrong("%p holds %#lx, and not %#lx", &word[i], word[i],
 			      word_of(s, i));
 }
 
+/* Not where there is nothing but what keeps the place, which cannot be read */
 static bool is_mapped(unsigned int slot)
 {
-	unsigned char vec;
-
-	return !mincore(at(slot), psize(), &vec);
+	return !madvise(at(slot), psize(), MADV_POPULATE_READ);
 }
 
 /* After an operation that failed, and may have unmapped something before */
@@ -205,6 +212,7 @@ static void forget(unsigned int first, unsigned int n)
 	for (unsigned int i = first; i < first + n; i++) {
 		slots[i].tag = file_tag(slots[i].file);
 		slots[i].mark = 0;
+		slots[i].freed = false;
 	}
 }
 
@@ -217,6 +225,11 @@ static unsigned int run_of(unsigned int first, unsigned int n, bool mapped)
 		if (slots[first + i].mapped != mapped)
 			break;
 	return i;
+}
+
+static bool advise(unsigned int first, unsigned int n, int advice)
+{
+	return !madvise(at(first), n * psize(), advice);
 }
 
 /* ---- what a process does: to @n mapped pages, from slot @first on --------- */
@@ -255,6 +268,7 @@ static bool op_write(struct random *r, unsigned int first, unsigned int n)
 			memset(at(i), 0, psize());
 		slots[i].tag = tag;
 		slots[i].mark = 0;
+		slots[i].freed = false;
 	}
 	return true;
 }
@@ -267,6 +281,8 @@ static bool op_mark(struct random *r, unsigned int first, unsigned int n)
 		unsigned long *word = (unsigned long *)at(i);
 		const unsigned int old = slots[i].mark;
 
+		if (slots[i].freed)
+			continue;
 		slots[i].mark = 1 + pick(r, 3);
 		word[slots[i].mark] = word_of(&slots[i], slots[i].mark);
 		if (old)
@@ -296,6 +312,18 @@ static bool op_discard(struct random *r, unsigned int first, unsigned int n)
 		return false;
 	forget(first, n);
 	return true;
+}
+
+/* Its content is either what it was, or zeroes, until it is written to */
+static bool op_free(struct random *r, unsigned int first, unsigned int n)
+{
+	for (unsigned int i = first; i < first + n; i++)
+		if (slots[i].file || slots[i].readonly)
+			return false;
+	/* If it fails, it may have come half way */
+	for (unsigned int i = first; i < first + n; i++)
+		slots[i].freed = true;
+	return advise(first, n, MADV_FREE);
 }
 
 static bool op_move(struct random *r, unsigned int first, unsigned int n)
@@ -335,6 +363,43 @@ static bool op_dontunmap(struct random *r, unsigned int first, unsigned int n)
 	slots[to] = slots[first];
 	forget(first, 1);
 	return true;
+}
+
+/* Move the page itself by userfaultfd, to where it is missing */
+static bool op_uffd_move(struct random *r, unsigned int first, unsigned int n)
+{
+	const unsigned int to = pick(r, NR_SLOTS);
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MOVE };
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)at(to), psize() },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	struct uffdio_move move = {
+		.dst = (uintptr_t)at(to), .src = (uintptr_t)at(first),
+		.len = psize(), .mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
+	};
+	bool done = false;
+	int fd;
+
+	if (to == first || !slots[to].mapped || slots[to].file ||
+	    slots[first].file || slots[to].readonly || slots[first].readonly)
+		return false;
+	fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+	if (fd < 0)
+		return false;
+	if (!ioctl(fd, UFFDIO_API, &api) && !ioctl(fd, UFFDIO_REGISTER, &reg)) {
+		if (!madvise(at(to), psize(), MADV_DONTNEED)) {
+			forget(to, 1);
+			done = !ioctl(fd, UFFDIO_MOVE, &move);
+		}
+		ioctl(fd, UFFDIO_UNREGISTER, &reg.range);
+	}
+	close(fd);
+	if (done) {
+		slots[to] = slots[first];
+		forget(first, 1);
+	}
+	return done;
 }
 
 /* In place, from the last page before some that are not mapped */
@@ -381,11 +446,6 @@ static bool op_protect(struct random *r, unsigned int first, unsigned int n)
 	for (unsigned int i = first; i < first + n; i++)
 		slots[i].readonly = readonly;
 	return true;
-}
-
-static bool advise(unsigned int first, unsigned int n, int advice)
-{
-	return !madvise(at(first), n * psize(), advice);
 }
 
 static bool op_unmergeable(struct random *r, unsigned int first, unsigned int n)
@@ -484,12 +544,16 @@ static bool op_fork(struct random *r, unsigned int first, unsigned int n)
 
 static bool map(struct random *r, unsigned int first, unsigned int n)
 {
-	const unsigned int page = pick(r, 4) ? 0 : 1 + pick(r, FILE_PAGES - n);
+	const unsigned int kind = pick(r, 8), any = 1 + pick(r, FILE_PAGES - n);
+	/* Private /dev/zero is anonymous, but its offsets are those of a file */
+	const unsigned int page = kind < 2 ? any : 0;
+	const bool anon = kind > 2;
 	char *p;
 
 	p = mmap(at(first), n * psize(), PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_FIXED | (page ? 0 : MAP_ANONYMOUS),
-		 page ? file_fd : -1, page ? (page - 1) * psize() : 0);
+		 MAP_PRIVATE | MAP_FIXED | (anon ? MAP_ANONYMOUS : 0),
+		 page ? file_fd : anon ? -1 : zero_fd,
+		 anon ? 0 : (off_t)(any - 1) * psize());
 	if (p == MAP_FAILED) {
 		look_what_is_mapped(first, n);
 		return false;
@@ -503,17 +567,36 @@ static bool map(struct random *r, unsigned int first, unsigned int n)
 	return advise(first, n, MADV_MERGEABLE);
 }
 
-/* ---- what happens to all of them ------------------------------------------ */
+/* A huge page: some of its pages are equal to each other, and to others */
+static bool op_huge(struct random *r, unsigned int first, unsigned int n)
+{
+	const unsigned int nr = HUGE_SIZE / psize();
+	char *p;
 
-/*
- * Since the last checkpoint, run=2 was written while pages were swapped in, or
- * ksmd could not unmerge a page for want of memory: its next scan mends that.
- */
-static bool to_mend;
+	if (nr < 2 || nr > NR_SLOTS)
+		return false;
+	first -= first % nr;
+	p = mmap(at(first), HUGE_SIZE, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED) {
+		look_what_is_mapped(first, nr);
+		return false;
+	}
+	for (unsigned int i = first; i < first + nr; i++)
+		slots[i] = (struct slot) { .mapped = true };
+	if (madvise(p, HUGE_SIZE, MADV_HUGEPAGE))
+		return false;
+	/* One page is enough for all of it to be there, as zeroes */
+	op_write(r, first + pick(r, nr), 1);
+	for (unsigned int i = 0; i < 32; i++)
+		op_write(r, first + pick(r, nr), 1);
+	return advise(first, nr, MADV_MERGEABLE);
+}
+
+/* ---- what happens to all of them ------------------------------------------ */
 
 static bool all_unmerge(struct random *r, unsigned int first, unsigned int n)
 {
-	to_mend = true;
 	write_num(KSM_SYSFS "run", 2);
 	write_num(KSM_SYSFS "run", 1);
 	return true;
@@ -541,7 +624,6 @@ static bool set_unmerged(const char *path, unsigned long value)
 {
 	bool done;
 
-	to_mend = true;
 	write_num(KSM_SYSFS "run", 2);
 	done = set(path, value);
 	write_num(KSM_SYSFS "run", 1);
@@ -617,11 +699,38 @@ static bool all_fail(struct random *r, unsigned int first, unsigned int n)
 {
 	static const int percent[] = { 0, 1, 10, 30 };
 
-	const bool done = ksmd_fails(percent[pick(r, ARRAY_SIZE(percent))],
-				     NULL);
+	return ksmd_fails(percent[pick(r, ARRAY_SIZE(percent))], NULL);
+}
 
-	to_mend |= done;
-	return done;
+/*
+ * Take a block of memory offline, and back.  That is tried for as long as it takes,
+ * so have somebody do it who can be killed.
+ */
+static bool all_memory(struct random *r, unsigned int first, unsigned int n)
+{
+	const unsigned int block = pick(r, 64);
+	char path[64];
+	int status = 1;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), MEMORY "memory%u/state", block);
+	if (access(path, W_OK))
+		return false;
+	pid = fork();
+	if (!pid)
+		_exit(write_text(path, "offline") ? 0 : 1);
+	if (pid < 0)
+		return false;
+	for (int ms = 3000; !waitpid(pid, &status, WNOHANG) && ms; ms--) {
+		usleep(1000);
+		if (ms == 1) {
+			kill(pid, SIGKILL);
+			waitpid(pid, &status, 0);
+		}
+	}
+	/* Killed too late, it may have done it all the same */
+	write_text(path, "online");
+	return !status;
 }
 
 static const struct kind {
@@ -635,8 +744,10 @@ static const struct kind {
 	{ "read", op_read, 16 },
 	{ "unmap", op_unmap, 4 },
 	{ "discard", op_discard, 4 },
+	{ "free", op_free, 4 },
 	{ "move", op_move, 6 },
 	{ "dontunmap", op_dontunmap, 3 },
+	{ "uffd_move", op_uffd_move, 3 },
 	{ "grow", op_grow, 3 },
 	{ "shrink", op_shrink, 3 },
 	{ "protect", op_protect, 8 },
@@ -647,6 +758,7 @@ static const struct kind {
 	{ "migrate", op_migrate, 4 },
 	{ "offline", op_offline, 1 },
 	{ "fork", op_fork, 1 },
+	{ "huge", op_huge, 1 },
 	{ "unmerge", all_unmerge, 2, true },
 	{ "stop", all_stop, 4, true },
 	{ "sharing", all_sharing, 1, true },
@@ -659,6 +771,7 @@ static const struct kind {
 	{ "reclaim", all_reclaim, 12, true },
 	{ "swapoff", all_swapoff, 2, true },
 	{ "fail", all_fail, 8, true },
+	{ "memory", all_memory, 1, true },
 };
 
 static void operate(struct random *r, bool all, unsigned int first,
@@ -806,8 +919,6 @@ static struct {
 	unsigned long missed;	/* mappings, if we go on after that */
 	unsigned long sharing;	/* pages_sharing, the sum of all checkpoints */
 	unsigned long swapped_in, copied;	/* pages, before we began */
-	unsigned long late;	/* pages shared by fork that do not move yet */
-	unsigned long mend;	/* mappings that are missed, see to_mend */
 	unsigned long busy;	/* pages that do not move, but all mappings are found */
 } seen;
 
@@ -993,65 +1104,42 @@ static int is_found(const struct entry *e)
 	return ret;
 }
 
-/*
- * Are all mappings found?  As long as ksmd has not come by all of them (@last is
- * false), those that fork has shared may not be: who has an rmap_item may not be
- * the one that is found by it, or have no use for it any more.
- */
-static void check_rmap(bool last)
+/* Are all mappings found?  They must be, whatever ksmd has or has not seen yet */
+static void check_rmap(void)
 {
 	const size_t nr = list_mappings();
 	size_t next;
 
-	if (last) {
-		const long shared = ksm_counter("pages_shared"),
-			   sharing = ksm_counter("pages_sharing");
-
-		seen.mappings += nr;
-		/* Whether rmap misses one of them is what the rest is about */
-		if (shared + sharing != (long)nr)
-			ksft_print_msg("%zu mappings of KSM pages, counted as %ld + %ld\n",
-				       nr, shared, sharing);
-	}
+	seen.mappings += nr;
 	for (size_t i = 0; i < nr && !shared->failed; i = next) {
 		const unsigned long pfn = entries[i].pfn;
 		unsigned long counted = word_at(count_fd, pfn);
-		bool forked = false;
 
 		for (next = i; next < nr && entries[next].pfn == pfn; next++)
-			forked |= entries[next].proc->depth;
+			;
 		if (counted != next - i) {
 			wrong("pfn %#lx is mapped %zu times, the kernel says %lu",
 			      pfn, next - i, counted);
 			return;
 		}
-		seen.pages += last;
+		seen.pages++;
 		if (moves(&entries[i]))
 			continue;
-		if (!last && forked) {
-			seen.late++;
-			continue;
-		}
-		seen.busy += last;
+		seen.busy++;
 		for (size_t j = i; j < next && !shared->failed; j++) {
 			const struct entry *e = &entries[j];
 			const int found = is_found(e);
 
 			if (found > 0)
 				continue;
-			if (!found && !last && to_mend) {
-				seen.mend++;
-				continue;
-			}
 			if (only_count) {
 				seen.missed++;
 				continue;
 			}
-			wrong("%s pfn %#lx: %p of process %d (pid %d, depth %d)%s",
+			wrong("%s pfn %#lx: %p of process %d (pid %d, depth %d)",
 			      found ? "no walk of" : "rmap misses a mapping of",
 			      pfn, e->addr, (int)(e->proc - shared->proc),
-			      e->proc->pid, e->proc->depth,
-			      last ? ", after three scans" : "");
+			      e->proc->pid, e->proc->depth);
 		}
 	}
 }
@@ -1072,19 +1160,18 @@ static void checkpoint(void)
 		goto out;
 	write_num(KSM_SYSFS "run", 0);
 	ksmd_fails(0, NULL);
-	check_rmap(false);
+	check_rmap();
 	/* Also brings back what is swapped out, with ksmd stopped */
 	check_contents();
-	check_rmap(false);
+	check_rmap();
 	write_num(KSM_SYSFS "pages_to_scan", 100000);
 	write_num(KSM_SYSFS "sleep_millisecs", 0);
 	if (!ksm_scan(3))
 		wrong("ksmd does not complete its scans");
-	check_rmap(true);
+	check_rmap();
 	check_contents();
 	seen.checkpoints++;
 out:
-	to_mend = false;
 	write_num(KSM_SYSFS "run", 1);
 	__atomic_store_n(&shared->stop, false, __ATOMIC_SEQ_CST);
 	for (int i = 0; i < MAX_PROCS; i++)
@@ -1097,8 +1184,8 @@ static void check_counters(void)
 	static const char *const names[] = {
 		"pages_shared", "pages_sharing", "pages_unshared",
 		"pages_volatile", "stable_node_chains", "stable_node_dups",
+		"ksm_zero_pages",
 	};
-	const long zero_pages = ksm_counter("ksm_zero_pages");
 
 	write_num(KSM_SYSFS "run", 2);
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
@@ -1106,9 +1193,6 @@ static void check_counters(void)
 			wrong("%s is %ld in the end", names[i],
 			      ksm_counter(names[i]));
 	}
-	/* Has nothing to do with rmap: fork copies it before it locks the mm */
-	if (zero_pages)
-		ksft_print_msg("ksm_zero_pages is %ld in the end\n", zero_pages);
 }
 
 /* ---- the main process ----------------------------------------------------- */
@@ -1158,15 +1242,18 @@ static void set_up(void)
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	entries = malloc(sizeof(*entries) * MAX_PROCS * NR_SLOTS);
 	/* Not mapped yet when the processes are forked: no family of them all */
-	area = mmap(NULL, NR_SLOTS * psize(), PROT_NONE,
+	area = mmap(NULL, NR_SLOTS * psize() + HUGE_SIZE, PROT_NONE,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (area != MAP_FAILED)
+		area += -(uintptr_t)area % HUGE_SIZE;
 	page = malloc(psize());
+	zero_fd = open("/dev/zero", O_RDWR);
 	file_fd = memfd_create("ksm_rmap_soak", 0);
 	idle_fd = idle_open();
 	flags_fd = open("/proc/kpageflags", O_RDONLY);
 	count_fd = open("/proc/kpagecount", O_RDONLY);
 	if (shared == MAP_FAILED || !entries || area == MAP_FAILED || !page ||
-	    file_fd < 0 || idle_fd < 0 || flags_fd < 0 || count_fd < 0)
+	    file_fd < 0 || zero_fd < 0 || idle_fd < 0 || flags_fd < 0 || count_fd < 0)
 		ksft_exit_fail_perror("set up");
 	for (unsigned int i = 1; i <= FILE_PAGES; i++) {
 		fill_page(page, file_tag(i));
@@ -1196,9 +1283,6 @@ static void report(const struct options *o, double seconds)
 		       vm_event("pswpin") - seen.swapped_in);
 	printf("%lu copied when swapped in\n",
 	       vm_event("ksm_swpin_copy") - seen.copied);
-	ksft_print_msg("only after ksmd's next scan: %lu pages shared by fork, ",
-		       seen.late);
-	printf("%lu mappings after run=2 or a failed allocation\n", seen.mend);
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
 		ksft_print_msg("%-12s %8lu done %8lu not possible\n", kinds[i].name,
 			       shared->done[i], shared->refused[i]);
