@@ -257,6 +257,29 @@ static void ksm_test_other_key(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, has_other_key(&node, key, &stranger, &looks));
 }
 
+/* Nobody maps the page, nor has it swapped out */
+static void ksm_test_key_not_needed(struct kunit *test)
+{
+	struct ksm_stable_node node = { .hlist = HLIST_HEAD_INIT };
+	struct ksm_test *t = test->priv;
+	struct page *page = alloc_page(GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	for (int i = 0; i < 3; i++) {
+		struct ksm_rmap_item *key = kmem_cache_zalloc(rmap_item_cache,
+							      GFP_KERNEL);
+
+		KUNIT_ASSERT_NOT_NULL(test, key);
+		get_anon_vma(&t->anon_vma);
+		key->anon_vma = &t->anon_vma;
+		list_key(&node, key);
+	}
+	drop_inherited_keys(&node, page_folio(page));
+	KUNIT_EXPECT_TRUE(test, hlist_empty(&node.hlist));
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->anon_vma.refcount), 1);
+	__free_page(page);
+}
+
 static struct kunit_case ksm_test_cases[] = {
 	KUNIT_CASE(ksm_test_size),
 	KUNIT_CASE(ksm_test_set_and_put),
@@ -266,6 +289,7 @@ static struct kunit_case ksm_test_cases[] = {
 	KUNIT_CASE(ksm_test_smart_scan),
 	KUNIT_CASE(ksm_test_order_of_keys),
 	KUNIT_CASE(ksm_test_other_key),
+	KUNIT_CASE(ksm_test_key_not_needed),
 	{}
 };
 

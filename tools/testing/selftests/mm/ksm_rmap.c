@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "ksm_rmap.h"
 
@@ -233,6 +234,28 @@ static void __exit_peer(struct __test_metadata *_metadata, int peer)
 }
 
 #define exit_peer(peer) __exit_peer(_metadata, peer)
+
+/* Have @peer, which need not be a child of the test, exit, and wait for that */
+static void __end_peer(struct __test_metadata *_metadata, int peer)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", peers[peer].pid);
+	ask(peer, OP_EXIT, NULL, 0);
+	/* What it has forked is not reaped by it, but has no memory any more */
+	for (int ms = 10000; ms; ms--) {
+		char text[16];
+
+		if (read_file(path, text, sizeof(text)) <= 0)
+			return;
+		usleep(1000);
+	}
+	ASSERT_TRUE(false) {
+		TH_LOG("peer %d does not exit", peer);
+	}
+}
+
+#define end_peer(peer) __end_peer(_metadata, peer)
 
 static unsigned long pfn_at(const struct mapping *m)
 {
@@ -2017,8 +2040,165 @@ TEST_F_TIMEOUT(ksm_rmap, swapped_in_after_the_first_has_exited, SLOW)
 		EXPECT_TRUE(ask(2, OP_HOLDS, area[0] + i * self->page, 1000 + i));
 		assert_unmerged(2, area[0] + i * self->page, 1000 + i);
 	}
+	/* It is an ordinary page now, which rmap finds or cannot move */
+	for (int i = 0; i < 8; i++) {
+		const struct mapping second = { 2, area[0] + i * self->page };
+
+		EXPECT_EQ(FOUND, walk_finds(_metadata, pfn_at(&second), &second));
+	}
 	exit_peer(2);
 	remove_cgroup(cgroup);
+}
+
+/*
+ * A page that comes back from swap may have swap entries in processes that have
+ * nothing to do with the one it comes back to, if it was a KSM page before.  If it
+ * becomes one again, they must not miss it.
+ */
+TEST_F_TIMEOUT(ksm_rmap, merged_again_with_other_swap_entries, SLOW)
+{
+	enum { NR = 300 };	/* pages: see swap_out_all() */
+	struct mapping m[2 * NR];
+	char cgroup[64], *area[2], *other;
+	const char *missing = make_cgroup(cgroup);
+	int merged = 0;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	for (int j = 0; j < 2; j++) {
+		fork_peer(1 + j, 0);
+		enter_cgroup(cgroup, 1 + j);
+		area[j] = map_by(1 + j, NR, 1000);
+	}
+	for (int i = 0; i < NR; i++)
+		for (int j = 0; j < 2; j++)
+			m[2 * i + j] = (struct mapping){ 1 + j, area[j] +
+							 i * self->page };
+	for (int i = 0; i < NR; i++)
+		__merge(_metadata, &m[2 * i], 2);
+	ASSERT_EQ(2 * NR, swap_out_all(cgroup, m, 2 * NR));
+
+	/* Back to peer 1, where it is merged with another, which is scanned first */
+	for (int i = 0; i < NR; i++)
+		EXPECT_TRUE(ask(1, OP_HOLDS, m[2 * i].addr, 1000 + i));
+	other = map_by(1, NR, 1000);
+	ASSERT_LT((unsigned long)other, (unsigned long)area[0]);
+	ASSERT_TRUE(ksm_scan(4));
+	for (int i = 0; i < NR; i++) {
+		const struct mapping pair[] = { m[2 * i],
+						{ 1, other + i * self->page } };
+
+		merged += are_merged(pair, 2);
+	}
+	EXPECT_LT(0, merged);
+
+	for (int i = 0; i < NR; i++) {
+		ask(2, OP_TOUCH, m[2 * i + 1].addr, 0);
+		assert_found_or_copied(&m[2 * i + 1], 1000 + i);
+		assert_found_or_copied(&m[2 * i], 1000 + i);
+	}
+	exit_peer(1);
+	exit_peer(2);
+	remove_cgroup(cgroup);
+}
+
+/* Equal pages of two huge pages, which have to be split to be merged */
+TEST_F_TIMEOUT(ksm_rmap, merge_parts_of_huge_pages, SLOW)
+{
+	const size_t size = 2UL << 20, nr = size / self->page;
+	char *area, *base = mmap(NULL, 3 * size, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, base);
+	area = base + -(uintptr_t)base % size;
+	if (madvise(area, 2 * size, MADV_HUGEPAGE))
+		SKIP(return, "no huge pages: needs CONFIG_TRANSPARENT_HUGEPAGE");
+	for (size_t i = 0; i < 2 * nr; i++)
+		fill_page(area + i * self->page, 1000 + i % nr);
+	ASSERT_EQ(0, madvise(area, 2 * size, MADV_MERGEABLE));
+	ASSERT_TRUE(ksm_scan(4));
+	for (size_t i = 0; i < nr; i += nr / 16) {
+		const struct mapping m[] = {
+			{ 0, area + i * self->page },
+			{ 0, area + size + i * self->page },
+		};
+
+		merge(m);
+		assert_found(m, 1000 + i);
+	}
+}
+
+/* Anonymous memory, whose offsets are those of a file */
+TEST_F(ksm_rmap, private_mapping_of_dev_zero)
+{
+	int fd = open("/dev/zero", O_RDWR);
+	struct mapping m[] = { { 0, self->one }, { 0, NULL }, { 1, NULL } };
+	struct mapping before[2];
+
+	ASSERT_LE(0, fd);
+	m[1].addr = mmap(NULL, 4 * self->page, PROT_READ | PROT_WRITE, MAP_PRIVATE,
+			 fd, 37 * (off_t)self->page);
+	ASSERT_NE(MAP_FAILED, m[1].addr);
+	close(fd);
+	ASSERT_EQ(0, madvise(m[1].addr, 4 * self->page, MADV_MERGEABLE));
+	m[1].addr += self->page;
+	m[2].addr = m[1].addr;
+	fill_page(m[1].addr, 1);
+	memcpy(before, m, sizeof(before));
+	merge(before);
+	ASSERT_EQ(0, munmap(m[1].addr + self->page, self->page));
+	fork_peer(1, 0);
+	assert_found(m, 1);
+}
+
+/* Nanoseconds for one walk, the least of some, with the system call */
+static unsigned long walk_time(unsigned long pfn)
+{
+	unsigned long ns, least = -1UL;
+	struct timespec a, b;
+
+	for (int i = 0; i < 200; i++) {
+		clock_gettime(CLOCK_MONOTONIC, &a);
+		idle_set(idle_fd, pfn);
+		clock_gettime(CLOCK_MONOTONIC, &b);
+		ns = (b.tv_sec - a.tv_sec) * 1000000000 + b.tv_nsec - a.tv_nsec;
+		least = ns < least ? ns : least;
+	}
+	return least;
+}
+
+/* What those who have gone leave behind must not make the walk longer and longer */
+TEST_F_TIMEOUT(ksm_rmap, fork_over_many_generations, SLOW)
+{
+	struct mapping m[] = { { 1, NULL }, { 1, NULL } };
+	unsigned long before, after;
+	int last = 1;
+
+	write_num(KSM_SYSFS "smart_scan", 0);
+	fork_peer(1, 0);
+	for (int i = 0; i < 2; i++)
+		m[i].addr = map_by(1, 1, 7);
+	merge(m);
+	before = walk_time(pfn_at(&m[0]));
+	for (int i = 2; i <= MAX_PEERS; i++) {
+		fork_peer(i, last);
+		/* ksmd comes to it before its parent exits, or after, or both */
+		if (i % 3)
+			ASSERT_TRUE(ksm_scan(1));
+		end_peer(last);
+		if (i % 3 != 1)
+			ASSERT_TRUE(ksm_scan(1));
+		last = i;
+	}
+	m[0].peer = m[1].peer = last;
+	assert_found(m, 7);
+	ASSERT_TRUE(ksm_scan(2));
+	assert_found(m, 7);
+	after = walk_time(pfn_at(&m[0]));
+	TH_LOG("a walk takes %lu ns, after %d generations %lu", before,
+	       MAX_PEERS - 1, after);
+	/* Of two mappings with a key each it takes some more, of 64 keys 20 times as long */
+	EXPECT_GT(4 * before, after);
 }
 
 /*
@@ -2048,28 +2228,6 @@ static char *__merge_in_place(struct __test_metadata *_metadata,
 }
 
 #define merge_in_place(shared, tag) __merge_in_place(_metadata, shared, tag)
-
-/* Have @peer, which need not be a child of the test, exit, and wait for that */
-static void __end_peer(struct __test_metadata *_metadata, int peer)
-{
-	char path[32];
-
-	snprintf(path, sizeof(path), "/proc/%d/maps", peers[peer].pid);
-	ask(peer, OP_EXIT, NULL, 0);
-	/* What it has forked is not reaped by it, but has no memory any more */
-	for (int ms = 10000; ms; ms--) {
-		char text[16];
-
-		if (read_file(path, text, sizeof(text)) <= 0)
-			return;
-		usleep(1000);
-	}
-	ASSERT_TRUE(false) {
-		TH_LOG("peer %d does not exit", peer);
-	}
-}
-
-#define end_peer(peer) __end_peer(_metadata, peer)
 
 /*
  * ksmd has made the child's page a KSM page, and has not looked at the parent: it
@@ -2672,6 +2830,37 @@ TEST_F_TIMEOUT(memory_failure, signals_each_of_many, SLOW)
 		if (!maps)
 			EXPECT_TRUE(ask(i, OP_HOLDS, addr, 9));
 	}
+}
+
+/* Of two KSM pages with the same content, one fails: only who maps that is told */
+TEST_F(memory_failure, signals_who_maps_this_duplicate)
+{
+	struct mapping m[4];
+	unsigned long pfn;
+	int told[3] = { };
+
+	write_num(KSM_SYSFS "max_page_sharing", 2);
+	for (int i = 0; i < 4; i++) {
+		m[i].peer = 1 + i / 2;
+		if (i % 2 == 0)
+			fork_peer(m[i].peer, 0);
+		m[i].addr = map_by(m[i].peer, 1, 7);
+	}
+	__merge(_metadata, &m[0], 2);
+	__merge(_metadata, &m[2], 2);
+	pfn = pfn_at(&m[0]);
+	ASSERT_NE(pfn, pfn_at(&m[2]));
+
+	for (int i = 1; i <= 2; i++)
+		ASSERT_EQ(0, ask(i, OP_EXPECT_SIGBUS, NULL, variant->early));
+	ASSERT_EQ(0, ask(1, OP_POISON, m[0].addr, 0));
+	EXPECT_EQ(0, unpoison_memory(pfn));
+	for (int i = 1; i <= 2; i++)
+		told[i] = ask(i, OP_SIGBUS_COUNT, NULL, 0);
+	EXPECT_EQ(1, told[1]);
+	EXPECT_EQ(0, told[2]);
+	for (int i = 2; i < 4; i++)
+		EXPECT_TRUE(ask(2, OP_HOLDS, m[i].addr, 7));
 }
 
 int main(int argc, char **argv)
