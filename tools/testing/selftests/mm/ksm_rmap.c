@@ -2190,7 +2190,8 @@ TEST_F_TIMEOUT(ksm_rmap, fork_over_many_generations, SLOW)
 			ASSERT_TRUE(ksm_scan(1));
 		last = i;
 	}
-	m[0].peer = m[1].peer = last;
+	m[0].peer = last;
+	m[1].peer = last;
 	assert_found(m, 7);
 	ASSERT_TRUE(ksm_scan(2));
 	assert_found(m, 7);
@@ -2238,7 +2239,8 @@ TEST_F(ksm_rmap, shared_with_a_parent_that_ksmd_does_not_scan)
 	struct mapping parent = { 1, NULL }, child = { 2, NULL };
 
 	fork_peer(1, 0);
-	parent.addr = child.addr = map_by(1, 1, 100);
+	parent.addr = map_by(1, 1, 100);
+	child.addr = parent.addr;
 	ASSERT_EQ(0, ask(1, OP_UNMERGEABLE, parent.addr, 0));
 	fork_peer(2, 1);
 	ASSERT_EQ(0, ask(2, OP_MERGEABLE, child.addr, 0));
@@ -2361,7 +2363,8 @@ TEST_F_TIMEOUT(inherited, is_found, SLOW)
 	write_num(KSM_SYSFS "smart_scan", 0);
 	fork_peer(1, 0);
 	enter_cgroup(self->cgroup, 1);
-	child.addr = m[0].addr = map_by(1, 1, 100);
+	child.addr = map_by(1, 1, 100);
+	m[0].addr = child.addr;
 	to = map_by(1, BULK, 200);
 	ASSERT_EQ(0, ask(1, OP_UNMERGEABLE, m[0].addr, 0));
 	fork_peer(2, 1);

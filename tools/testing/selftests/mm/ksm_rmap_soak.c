@@ -4,8 +4,8 @@
  *
  * Some processes, and children which these fork, map, write, free, move, split,
  * swap out, migrate and unmap pages at random, all at once, while ksmd merges the
- * pages, its knobs are turned, and memory is taken offline.  Each process knows what its every byte must
- * be.  At a checkpoint all of them pause, and ksmd is stopped:
+ * pages, its knobs are turned, and memory is taken offline.  Each process knows
+ * what its every byte must be.  At a checkpoint all of them pause, and ksmd is stopped:
  *
  * - every byte is as it was last written;
  * - the kernel counts as many mappings of a KSM page as the processes have;
