@@ -1869,6 +1869,44 @@ TEST_F_TIMEOUT(ksm_rmap, madv_free_before_a_page_of_another_is_merged, SLOW)
 	__free_and_reclaim(_metadata, 2);
 }
 
+/* What unmerging has copied is shared by fork, and the child says MADV_FREE */
+TEST_F_TIMEOUT(ksm_rmap, madv_free_of_an_unmerged_page, SLOW)
+{
+	enum { NR = 300 };	/* pages: see swap_out_all() */
+	char cgroup[64], *area[2];
+	const char *missing = make_cgroup(cgroup);
+	int lost = 0;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	fork_peer(1, 0);
+	enter_cgroup(cgroup, 1);
+	for (int i = 0; i < 2; i++)
+		area[i] = map_by(1, NR, 1000);
+	ASSERT_TRUE(ksm_scan(4));
+	for (int i = 0; i < NR; i++) {
+		const struct mapping m[] = { { 1, area[0] + i * self->page },
+					     { 1, area[1] + i * self->page } };
+
+		__merge(_metadata, m, 2);
+	}
+	write_num(KSM_SYSFS "run", 2);
+	fork_peer(2, 1);
+	for (int i = 0; i < NR; i++)
+		ASSERT_EQ(0, ask(2, OP_FREE, area[0] + i * self->page, 0));
+
+	reclaim_all_kinds(cgroup);
+	for (int i = 0; i < NR; i++)
+		lost += !ask(1, OP_HOLDS, area[0] + i * self->page, 1000 + i);
+	EXPECT_EQ(0, lost) {
+		TH_LOG("MADV_FREE of peer 2 has wiped %d of %d pages of peer 1",
+		       lost, NR);
+	}
+	end_peer(2);
+	exit_peer(1);
+	remove_cgroup(cgroup);
+}
+
 /* Have @addr, which must be present, on @node */
 static void __move_to_node(struct __test_metadata *_metadata, char *addr, int node)
 {
