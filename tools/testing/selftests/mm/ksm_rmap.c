@@ -467,6 +467,23 @@ static void tear_down(void)
 		close(peers[i].sock[0]);
 }
 
+/* The same with a cgroup, in which the pages of peers can be swapped out */
+static const char *__set_up_with_cgroup(struct __test_metadata *_metadata,
+					char cgroup[64])
+{
+	const char *missing = set_up();
+
+	return missing ?: make_cgroup(cgroup);
+}
+
+#define set_up_with_cgroup(cgroup) __set_up_with_cgroup(_metadata, cgroup)
+
+static void tear_down_with_cgroup(const char *cgroup)
+{
+	tear_down();
+	remove_cgroup(cgroup);
+}
+
 FIXTURE_SETUP(ksm_rmap)
 {
 	const char *missing = set_up();
@@ -1439,6 +1456,19 @@ static int node_of(char *addr)
 	return status;
 }
 
+/* Have @addr, which must be present, on @node */
+static void __move_to_node(struct __test_metadata *_metadata, char *addr, int node)
+{
+	void *page = addr;
+	int status = -1;
+
+	ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &page, &node, &status,
+			     MPOL_MF_MOVE_ALL));
+	ASSERT_EQ(node, node_of(addr));
+}
+
+#define move_to_node(addr, node) __move_to_node(_metadata, addr, node)
+
 TEST_F(ksm_rmap, migration_to_another_node)
 {
 	struct mapping m[] = { { 0, self->one }, { 0, new_area(1) },
@@ -1481,7 +1511,6 @@ TEST_F(ksm_rmap, migration_to_a_node_with_the_same)
 	struct mapping here[] = { { 0, area + 2 * self->page },
 				  { 0, area + 3 * self->page } };
 	struct mapping moved[] = { here[0] };
-	int status = -1, node;
 
 	if (access(NODE1, F_OK))
 		SKIP(return, "needs two memory nodes, try numa=fake=2");
@@ -1489,12 +1518,8 @@ TEST_F(ksm_rmap, migration_to_a_node_with_the_same)
 	for (int i = 0; i < 4; i++) {
 		char *page = area + i * self->page;
 
-		node = i < 2;
-
 		fill_page(page, 100);
-		ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &page, &node,
-				     &status, MPOL_MF_MOVE));
-		ASSERT_EQ(node, node_of(page));
+		move_to_node(page, i < 2);
 	}
 	merge(there);
 	merge(here);
@@ -1503,12 +1528,9 @@ TEST_F(ksm_rmap, migration_to_a_node_with_the_same)
 	/* The only one that has the page, when it is moved */
 	fill_page(here[1].addr, 1000);
 	ASSERT_TRUE(ksm_scan(1));
-	node = 1;
-	ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &here[0].addr, &node,
-			     &status, MPOL_MF_MOVE_ALL));
-	ASSERT_EQ(1, node_of(here[0].addr));
+	move_to_node(here[0].addr, 1);
 
-	/* When there is no memory for a chain of the two, ksmd has to try again */
+	/* Without memory, ksmd has to try again */
 	if (ksmd_fails(100, NULL)) {
 		ASSERT_TRUE(ksm_scan(1));
 		ksmd_fails(0, NULL);
@@ -1533,7 +1555,6 @@ TEST_F(ksm_rmap, migration_of_one_that_ksmd_looks_for)
 	struct mapping moved[] = { { 0, area + self->page },
 				   { 0, area + 2 * self->page } };
 	struct mapping late = { 0, area };
-	int status = -1, node = 0;
 
 	if (access(NODE1, F_OK))
 		SKIP(return, "needs two memory nodes, try numa=fake=2");
@@ -1545,19 +1566,14 @@ TEST_F(ksm_rmap, migration_of_one_that_ksmd_looks_for)
 		char *page = area + i * self->page;
 
 		fill_page(page, i ? 100 : 1000);
-		ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &page, &node,
-				     &status, MPOL_MF_MOVE));
-		ASSERT_EQ(node, node_of(page));
+		move_to_node(page, 0);
 	}
 	merge(moved);
 
 	/* One scan to see that it does not change, the next to look for the same */
 	fill_page(late.addr, 100);
 	ASSERT_TRUE(ksm_scan(1));
-	node = 1;
-	ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &moved[0].addr, &node,
-			     &status, MPOL_MF_MOVE_ALL));
-	ASSERT_EQ(1, node_of(moved[0].addr));
+	move_to_node(moved[0].addr, 1);
 	ASSERT_EQ(0, node_of(late.addr));
 	for (int i = 0; i < 3; i++) {
 		ASSERT_TRUE(ksm_scan(1));
@@ -1906,19 +1922,6 @@ TEST_F_TIMEOUT(ksm_rmap, madv_free_of_an_unmerged_page, SLOW)
 	exit_peer(1);
 	remove_cgroup(cgroup);
 }
-
-/* Have @addr, which must be present, on @node */
-static void __move_to_node(struct __test_metadata *_metadata, char *addr, int node)
-{
-	void *page = addr;
-	int status = -1;
-
-	ASSERT_EQ(0, syscall(__NR_move_pages, 0, 1UL, &page, &node, &status,
-			     MPOL_MF_MOVE_ALL));
-	ASSERT_EQ(node, node_of(addr));
-}
-
-#define move_to_node(addr, node) __move_to_node(_metadata, addr, node)
 
 /* Have ksmd begin another scan, and stop it after some of it */
 static void __scan_partly(struct __test_metadata *_metadata, int pages)
@@ -2378,18 +2381,15 @@ FIXTURE_VARIANT_ADD(inherited, over_three_generations_swapped_and_moved)
 
 FIXTURE_SETUP(inherited)
 {
-	const char *missing = set_up();
+	const char *missing = set_up_with_cgroup(self->cgroup);
 
-	if (!missing)
-		missing = make_cgroup(self->cgroup);
 	if (missing)
 		SKIP(return, "%s", missing);
 }
 
 FIXTURE_TEARDOWN(inherited)
 {
-	tear_down();
-	remove_cgroup(self->cgroup);
+	tear_down_with_cgroup(self->cgroup);
 }
 
 TEST_F_TIMEOUT(inherited, is_found, SLOW)
@@ -2588,18 +2588,15 @@ FIXTURE_VARIANT_ADD(swap_cache, unmergeable_other_present)
 
 FIXTURE_SETUP(swap_cache)
 {
-	const char *missing = set_up();
+	const char *missing = set_up_with_cgroup(self->cgroup);
 
-	if (!missing)
-		missing = make_cgroup(self->cgroup);
 	if (missing)
 		SKIP(return, "%s", missing);
 }
 
 FIXTURE_TEARDOWN(swap_cache)
 {
-	tear_down();
-	remove_cgroup(self->cgroup);
+	tear_down_with_cgroup(self->cgroup);
 }
 
 /* With two memory nodes, the page at @m can be migrated */
