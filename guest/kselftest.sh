@@ -44,21 +44,9 @@ echo 256 >/proc/sys/vm/nr_hugepages
 # Soft limits that vary from host to host
 ulimit -n 4096 -l 65536 2>/dev/null || :
 
-# Swap that is as fast as memory, and enough of it
-modprobe zram 2>/dev/null || :
-echo 512M >/sys/block/zram0/disksize
-mkswap /dev/zram0 >/dev/null
-swapon /dev/zram0
-
 # ksm_tests waits for as many scans as a merge takes when no page is skipped, and
 # does not know that smart scan skips some
 echo 0 >/sys/kernel/mm/ksm/smart_scan
-
-# For tests that charge, or reclaim from, a cgroup of their own
-mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
-for c in memory hugetlb; do
-	echo +$c >/sys/fs/cgroup/cgroup.subtree_control
-done
 
 # On one CPU: UFFDIO_UNREGISTER wakes the range, then write-locks the VMA, and a fault
 # on another CPU may come in between; the test does not expect that and ends
@@ -68,8 +56,23 @@ mv uffd-unit-tests uffd-unit-tests.real
 printf '#!/bin/sh\nexec taskset -c 0 ./uffd-unit-tests.real "$@"\n' >uffd-unit-tests
 chmod +x uffd-unit-tests
 
-# To put poisoned pages back
-modprobe hwpoison_inject
+# ksm_rmap.sh provides these by itself
+if [ "$*" != ksm_rmap ]; then
+	# Swap that is as fast as memory, and enough of it
+	modprobe zram 2>/dev/null || :
+	echo 512M >/sys/block/zram0/disksize
+	mkswap /dev/zram0 >/dev/null
+	swapon /dev/zram0
+
+	# For tests that charge, or reclaim from, a cgroup of their own
+	mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
+	for c in memory hugetlb; do
+		echo +$c >/sys/fs/cgroup/cgroup.subtree_control
+	done
+
+	# To put poisoned pages back
+	modprobe hwpoison_inject
+fi
 
 rc=0
 if [ $# -gt 0 ]; then

@@ -27,7 +27,7 @@ scratch_make() {
 scratch_test() { # NAME LOG
 	step "$1, booting and testing" "$2" env KERNEL_BUILD="$S/out" KSFT=ksm_rmap \
 		"$ROOT/scripts/kselftest"
-	sed -n 's/^FAIL: ksm_rmap :: //p; s/^FAIL: \(kernel log\|run\|ksm_rmap\): .*/\1/p' "$2" |
+	sed -nE 's/^FAIL: ksm_rmap\.sh :: //p; s/^FAIL: (kernel log|run|ksm_rmap\.sh): .*/\1/p' "$2" |
 		sed 's/: .*//' | sort -u >"$2.fails"
 	grep -qE '^[0-9]+ passed, [0-9]+ failed' "$2" ||
 		die_log "$2" "$1: the tests were not run"

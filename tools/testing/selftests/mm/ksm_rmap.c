@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -25,6 +26,7 @@
 
 #define MAX_PEERS	64
 #define NR_UNRELATED	800	/* VMAs */
+#define PEER		"peer"	/* argument of a peer that is executed */
 
 /* Seconds: a limit for what takes some on an emulated CPU, if that is shared */
 #define SLOW		150
@@ -47,12 +49,13 @@ enum op {
 	OP_UNMAP,	/* munmap the page at @addr */
 	OP_REPLACE,	/* map another page at @addr, with content @arg */
 	OP_MOVE,	/* mremap the page at @addr to @arg, with flags @nr too */
-	OP_MERGEABLE,	/* MADV_MERGEABLE for the page at @addr */
-	OP_UNMERGEABLE,	/* MADV_UNMERGEABLE */
+	OP_MERGEABLE,	/* MADV_MERGEABLE for the page at @addr, or @nr pages */
+	OP_UNMERGEABLE,	/* MADV_UNMERGEABLE, the same */
 	OP_FREE,	/* MADV_FREE */
 	OP_HOLD,	/* take a reference to the page at @addr */
 	OP_RELEASE,	/* drop it */
 	OP_FORK,	/* fork peer @arg */
+	OP_EXEC,	/* be merged as a whole, and execute the program anew */
 	OP_POISON,	/* MADV_HWPOISON for the page at @addr */
 	OP_OFFLINE,	/* MADV_SOFT_OFFLINE */
 	OP_EXPECT_SIGBUS,	/* survive it; if @arg, ask for an early one */
@@ -73,7 +76,7 @@ struct mapping {
 	char *addr;
 };
 
-static int idle_fd, holder[2];
+static int idle_fd, holder[2], own_sock;
 static unsigned long sigbus_addr, sigbus_count;
 
 static unsigned long obey(const struct request *req);
@@ -83,6 +86,7 @@ static void serve(int self)
 	unsigned long reply;
 	struct request req;
 
+	own_sock = peers[self].sock[1];
 	/*
 	 * A peer must see the test's end of its socket close when the test dies.
 	 * What forked this one may have closed its own already.
@@ -92,14 +96,26 @@ static void serve(int self)
 			close(peers[i].sock[0]);
 		peers[i].sock[0] = -1;
 	}
-	while (recv(peers[self].sock[1], &req, sizeof(req), 0) == sizeof(req)) {
+	while (recv(own_sock, &req, sizeof(req), 0) == sizeof(req)) {
 		if (req.op == OP_EXIT)
 			break;
 		reply = obey(&req);
-		if (send(peers[self].sock[1], &reply, sizeof(reply), 0) < 0)
+		if (send(own_sock, &reply, sizeof(reply), 0) < 0)
 			break;
 	}
 	_exit(0);
+}
+
+/* A peer that is executed, with its end of the socket pair as the argument */
+static void serve_executed(int sock)
+{
+	const unsigned long reply = 0;
+
+	for (int i = 1; i <= MAX_PEERS; i++)
+		peers[i].sock[0] = -1;
+	peers[1].sock[1] = sock;
+	if (send(sock, &reply, sizeof(reply), 0) == sizeof(reply))
+		serve(1);
 }
 
 static void on_sigbus(int sig, siginfo_t *info, void *context)
@@ -115,7 +131,7 @@ static unsigned long obey(const struct request *req)
 		.sa_sigaction = on_sigbus,
 		.sa_flags = SA_SIGINFO | SA_RESTART,
 	};
-	char *p;
+	char *p, text[16];
 	pid_t pid;
 
 	switch (req->op) {
@@ -148,9 +164,11 @@ static unsigned long obey(const struct request *req)
 			       (void *)req->arg);
 		return p == MAP_FAILED ? errno : 0;
 	case OP_MERGEABLE:
-		return madvise(req->addr, psize(), MADV_MERGEABLE);
+		return madvise(req->addr, (req->nr ?: 1) * psize(),
+			       MADV_MERGEABLE);
 	case OP_UNMERGEABLE:
-		return madvise(req->addr, psize(), MADV_UNMERGEABLE);
+		return madvise(req->addr, (req->nr ?: 1) * psize(),
+			       MADV_UNMERGEABLE);
 	case OP_FREE:
 		return madvise(req->addr, psize(), MADV_FREE);
 	case OP_HOLD:
@@ -162,6 +180,13 @@ static unsigned long obey(const struct request *req)
 		if (!pid)
 			serve(req->arg);
 		return pid;
+	case OP_EXEC:
+		if (prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0))
+			return errno;
+		snprintf(text, sizeof(text), "%d", own_sock);
+		execl("/proc/self/exe", "ksm_rmap", PEER, text,
+		      (char *)NULL);
+		return errno;
 	case OP_POISON:
 		return madvise(req->addr, psize(), MADV_HWPOISON) ? errno : 0;
 	case OP_OFFLINE:
@@ -2025,6 +2050,75 @@ TEST_F(ksm_rmap, merge_keeps_soft_dirty)
 	}
 }
 
+/* Who waits for writes to a page by userfaultfd, waits when it is merged, too */
+TEST_F(ksm_rmap, merge_keeps_uffd_wp)
+{
+	enum { NR = 4 };	/* pages: a pair, two of zeroes */
+	const int uffd = open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	char *area = new_area(NR);
+	struct mapping m[] = { { 0, area }, { 0, area + self->page } };
+	struct uffdio_writeprotect protect = {
+		.range = { (uintptr_t)area, NR * self->page },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd that protects from writes");
+	fill_page(area, 7);
+	fill_page(area + self->page, 7);
+	memset(area + 2 * self->page, 0, 2 * self->page);
+	ASSERT_EQ(0, uffd_register(uffd, area, NR * self->page, false, true,
+				   false));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_WRITEPROTECT, &protect));
+
+	write_num(KSM_SYSFS "use_zero_pages", 1);
+	merge(m);
+	ASSERT_EQ(2, ksm_get_self_zero_pages());
+	for (int i = 0; i < NR; i++) {
+		EXPECT_TRUE(pagemap_of(getpid(), area + i * self->page) &
+			    PM_UFFD_WP) {
+			TH_LOG("page %d", i);
+		}
+	}
+	close(uffd);
+}
+
+/* Userfaultfd moves no page that is shared; and a zero page is KSM's no more then */
+TEST_F(ksm_rmap, uffdio_move)
+{
+	enum { NR = 3 };	/* pages: a pair, one of zeroes */
+	const int uffd = open_uffd(UFFD_FEATURE_MOVE);
+	char *area = new_area(NR), *to = map_area(NR);
+	struct mapping m[] = { { 0, area }, { 0, area + self->page } };
+	struct uffdio_move move = {
+		.dst = (uintptr_t)to, .src = (uintptr_t)area,
+		.len = self->page,
+	};
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd that moves pages");
+	ASSERT_NE(NULL, to);
+	fill_page(area + self->page, 100);
+	memset(area + 2 * self->page, 0, self->page);
+	write_num(KSM_SYSFS "use_zero_pages", 1);
+	merge(m);
+	ASSERT_EQ(1, ksm_counter("ksm_zero_pages"));
+	ASSERT_EQ(0, uffd_register(uffd, to, NR * self->page, true, false, false));
+
+	EXPECT_EQ(-1, ioctl(uffd, UFFDIO_MOVE, &move));
+	EXPECT_EQ(EBUSY, errno);
+	assert_found(m, 100);
+
+	move.src += 2 * self->page;
+	move.move = 0;
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_MOVE, &move));
+	EXPECT_EQ(0, *to);
+	EXPECT_EQ(0, ksm_counter("ksm_zero_pages"));
+	ASSERT_EQ(0, munmap(to, NR * self->page));
+	EXPECT_EQ(0, ksm_counter("ksm_zero_pages"));
+	close(uffd);
+}
+
 /* Fork copies some of the zero pages that KSM has placed, and not others */
 TEST_F(ksm_rmap, fork_counts_zero_pages)
 {
@@ -2143,6 +2237,69 @@ TEST_F_TIMEOUT(ksm_rmap, merged_again_with_other_swap_entries, SLOW)
 	remove_cgroup(cgroup);
 }
 
+/*
+ * Of two equal pages, the one that ksmd comes to cannot become a KSM page: there are
+ * swap entries of it elsewhere.  Nor can the one that it has seen before: that has
+ * been replaced by a KSM page since, which was in the swap cache.
+ */
+TEST_F_TIMEOUT(ksm_rmap, merge_with_one_that_is_merged_by_now, SLOW)
+{
+	enum { NR = 32 };	/* pages */
+	struct mapping m[4], ksm[2], other[2];
+	char cgroup[64], *area;
+	const char *missing = make_cgroup(cgroup);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	write_num(KSM_SYSFS "smart_scan", 0);
+	write_num(KSM_SYSFS "max_page_sharing", 2);
+	for (int i = 1; i <= 3; i++) {
+		fork_peer(i, 0);
+		enter_cgroup(cgroup, i);
+	}
+	area = map_by(1, NR, 1000);
+	for (int i = 0; i < 2; i++) {
+		m[i] = (struct mapping){ 1, area + (1 + i) * self->page };
+		ask(1, OP_FILL, m[i].addr, 7);
+		ksm[i] = m[i];
+	}
+	merge(ksm);
+	ASSERT_EQ(0, ask(1, OP_HOLD, m[0].addr, 0));
+	for (int i = 0; i < 2; i++) {
+		m[2 + i] = (struct mapping){ 2 + i, map_by(2 + i, 1, 7) };
+		other[i] = m[2 + i];
+	}
+	merge(other);
+	ASSERT_NE(pfn_at(&ksm[0]), pfn_at(&other[0]));
+	ASSERT_EQ(4, swap_out_all(cgroup, m, 4));
+
+	/* An ordinary page now, which peer 3 has swapped out */
+	ask(2, OP_TOUCH, other[0].addr, 0);
+	ASSERT_NE(0, pfn_at(&other[0]));
+	ASSERT_FALSE(pfn_is_ksm(pfn_at(&other[0])));
+
+	/* ksmd has seen one with that content when the KSM page comes there */
+	for (int i = 3; i < NR; i++)
+		ask(1, OP_TOUCH, area + i * self->page, 0);
+	ask(1, OP_FILL, area, 7);
+	write_num(KSM_SYSFS "sleep_millisecs", 200);
+	ASSERT_TRUE(ksm_scan(1));
+	scan_partly(NR / 2);
+	ASSERT_EQ(0, ask(1, OP_MOVE, ksm[0].addr, (unsigned long)area));
+	ksm[0].addr = area;
+	for (int i = 0; i < 2; i++)
+		ask(1, OP_TOUCH, ksm[i].addr, 0);
+	assert_found(ksm, 7);
+	ASSERT_TRUE(ksm_scan(2));
+	assert_found(ksm, 7);
+	for (int i = 0; i < 2; i++)
+		EXPECT_TRUE(ask(2 + i, OP_HOLDS, other[i].addr, 7));
+	ASSERT_EQ(0, ask(1, OP_RELEASE, NULL, 0));
+	for (int i = 1; i <= 3; i++)
+		exit_peer(i);
+	remove_cgroup(cgroup);
+}
+
 /* Equal pages of two huge pages, which have to be split to be merged */
 TEST_F_TIMEOUT(ksm_rmap, merge_parts_of_huge_pages, SLOW)
 {
@@ -2190,6 +2347,130 @@ TEST_F(ksm_rmap, private_mapping_of_dev_zero)
 	ASSERT_EQ(0, munmap(m[1].addr + self->page, self->page));
 	fork_peer(1, 0);
 	assert_found(m, 1);
+}
+
+/* A program that is merged as a whole, and what it has left to a child */
+TEST_F(ksm_rmap, exec_with_memory_merge)
+{
+	struct mapping m[] = { { 2, NULL }, { 2, NULL }, { 1, NULL }, { 1, NULL } };
+
+	fork_peer(1, 0);
+	for (int i = 2; i < 4; i++) {
+		m[i].addr = map_by(1, 1, 7);
+		m[i - 2].addr = m[i].addr;
+	}
+	struct mapping before[] = { m[2], m[3] };
+
+	merge(before);
+	fork_peer(2, 1);
+	ASSERT_EQ(0, ask(1, OP_EXEC, NULL, 0));
+	ASSERT_TRUE(ksm_scan(2));
+	struct mapping left[] = { m[0], m[1] };
+
+	assert_found(left, 7);
+
+	/* Nobody says MADV_MERGEABLE for these */
+	for (int i = 2; i < 4; i++) {
+		m[i].addr = map_by(1, 1, 8);
+		ASSERT_EQ(0, ask(1, OP_REPLACE, m[i].addr, 7));
+	}
+	merge(m);
+	assert_found(m, 7);
+}
+
+/* A child that KSM does not know, since there was no memory for that */
+TEST_F(ksm_rmap, fork_of_a_child_that_ksmd_does_not_know)
+{
+	struct mapping m[] = { { 1, NULL }, { 1, NULL } };
+	struct mapping child[] = { { 2, NULL }, { 2, NULL } };
+
+	fork_peer(1, 0);
+	for (int i = 0; i < 2; i++) {
+		m[i].addr = map_by(1, 1, 7);
+		child[i].addr = m[i].addr;
+	}
+	merge(m);
+	/* Where CONFIG_FAILSLAB is not set, ksmd does know it */
+	allocations_fail(peers[1].pid, 100, "ksm_mm_slot");
+	fork_peer(2, 1);
+	allocations_fail(peers[1].pid, 0, NULL);
+	ask(1, OP_FILL, m[0].addr, 1000);
+	ASSERT_TRUE(ksm_scan(2));
+	assert_found(child, 7);
+	end_peer(1);
+	ASSERT_TRUE(ksm_scan(2));
+	assert_found(child, 7);
+}
+
+/* ksmd must be awake when one process enters while the last one leaves */
+TEST_F_TIMEOUT(ksm_rmap, enter_while_the_last_leaves, SLOW)
+{
+	const struct request enter = { OP_MAP, NULL, 7, 2 };
+	struct mapping m[] = { { 2, NULL }, { 2, NULL } };
+
+	/* Or ksmd may look at the two pages by turns, and never at both in one scan */
+	write_num(KSM_SYSFS "smart_scan", 0);
+	/* Not even this process is mergeable */
+	ASSERT_EQ(0, munmap(self->one, self->page));
+	ASSERT_TRUE(ksm_scan(1));
+	fork_peer(1, 0);
+	fork_peer(2, 0);
+	map_by(1, 1, 8);
+	write_num(KSM_SYSFS "run", 1);
+	usleep(100000);
+
+	/* Without waiting for the answer */
+	ASSERT_EQ(sizeof(enter), send(peers[2].sock[0], &enter, sizeof(enter),
+				      MSG_NOSIGNAL));
+	usleep(100000);
+	exit_peer(1);
+	ASSERT_EQ(sizeof(m[0].addr), recv(peers[2].sock[0], &m[0].addr,
+					  sizeof(m[0].addr), 0));
+	m[1].addr = m[0].addr + self->page;
+	ask(2, OP_FILL, m[1].addr, 7);
+	for (int ms = 20000; !are_merged(m, 2) && ms; ms--)
+		usleep(1000);
+	EXPECT_TRUE(are_merged(m, 2)) {
+		TH_LOG("ksmd sleeps, and there are pages to scan");
+	}
+	write_num(KSM_SYSFS "run", 0);
+}
+
+/* All of the pages in a part of memory are moved, and it is taken away */
+TEST_F_TIMEOUT(ksm_rmap, memory_offline, SLOW)
+{
+	enum { NR = 32, APART = 512 };	/* pairs; pages in between */
+	struct mapping m[NR][2];
+	char text[32], *area = map_area((size_t)NR * APART);
+	unsigned long pfn, size;
+	bool taken = false;
+
+	if (read_file(MEMORY "block_size_bytes", text, sizeof(text)) <= 0)
+		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
+	size = strtoul(text, NULL, 16);
+	ASSERT_NE(NULL, area);
+	/* Over several blocks, of which some cannot be taken: the kernel is there */
+	for (size_t i = 0; i < (size_t)NR * APART; i++)
+		area[i * self->page] = 1;
+	for (int i = 0; i < NR; i++) {
+		for (int j = 0; j < 2; j++) {
+			m[i][j] = (struct mapping){ 0, area + (i * APART + j) *
+						    self->page };
+			fill_page(m[i][j].addr, 1000 + i);
+		}
+	}
+	for (int i = 0; i < NR; i++)
+		merge(m[i]);
+	for (int i = 0; i < NR && !taken; i++) {
+		pfn = pfn_at(&m[i][0]);
+		taken = take_memory(pfn / (size / self->page));
+		if (taken)
+			EXPECT_NE(pfn, pfn_at(&m[i][0]));
+		for (int j = 0; j < NR; j++)
+			assert_found(m[j], 1000 + j);
+	}
+	if (!taken)
+		SKIP(return, "no block of memory can be taken");
 }
 
 /* Nanoseconds for one walk, the least of some, with the system call */
@@ -2309,6 +2590,56 @@ TEST_F(ksm_rmap, shared_with_a_child_that_moved_before)
 	struct mapping m[] = { parent, child };
 
 	assert_found(m, 100);
+}
+
+/* Returns: how many objects of the slab cache @name there are, or -1 */
+static long slab_objects(const char *name)
+{
+	char line[256];
+	long objects = -1;
+	FILE *slabs = fopen("/proc/slabinfo", "r");
+
+	if (!slabs)
+		return -1;
+	while (objects < 0 && fgets(line, sizeof(line), slabs))
+		if (!strncmp(line, name, strlen(name)))
+			sscanf(line + strlen(name), " %ld", &objects);
+	fclose(slabs);
+	return objects;
+}
+
+/* What leads to pages that are shared by fork does not outlive these */
+TEST_F_TIMEOUT(ksm_rmap, keys_go_with_their_pages, SLOW)
+{
+	enum { NR = 2000 };	/* pages */
+	long before, during, after;
+	char *area, *other;
+
+	before = slab_objects("ksm_rmap_item");
+	if (before < 0)
+		SKIP(return, "needs slabs that are not merged: slab_nomerge");
+	write_num(KSM_SYSFS "smart_scan", 0);
+	fork_peer(1, 0);
+	area = map_by(1, NR, 1000);
+	ASSERT_EQ(0, __ask(_metadata, 1, OP_UNMERGEABLE, area, 0, NR));
+	fork_peer(2, 1);
+	ASSERT_EQ(0, __ask(_metadata, 2, OP_MERGEABLE, area, 0, NR));
+	other = map_by(2, NR, 1000);
+	ASSERT_LT((unsigned long)other, (unsigned long)area);
+	ASSERT_TRUE(ksm_scan(4));
+	EXPECT_EQ(NR, ksm_counter("pages_sharing"));
+	end_peer(2);
+	ASSERT_TRUE(ksm_scan(2));
+	EXPECT_EQ(0, ksm_counter("pages_shared"));
+	during = slab_objects("ksm_rmap_item");
+	EXPECT_LE(before + NR, during);
+
+	exit_peer(1);
+	ASSERT_TRUE(ksm_scan(2));
+	after = slab_objects("ksm_rmap_item");
+	TH_LOG("%ld rmap_items before, %ld while they share, %ld after", before,
+	       during, after);
+	EXPECT_GT(before + NR / 2, after);
 }
 
 /*
@@ -2722,6 +3053,115 @@ TEST_F_TIMEOUT(swap_cache, found_or_copied, SLOW)
 }
 
 /*
+ * swapoff maps a page that is in the swap cache at each swap entry that it has, and
+ * has no memory for copies: the cgroup is at its limit.
+ */
+FIXTURE(swapoff)
+{
+	char cgroup[64];
+	char device[64];
+};
+
+FIXTURE_VARIANT(swapoff)
+{
+	bool moved;	/* by mremap, all that is swapped out */
+	bool forked;	/* it is a child that has it swapped out, and no rmap_item */
+};
+
+FIXTURE_VARIANT_ADD(swapoff, after_mremap)
+{
+	.moved = true,
+};
+
+FIXTURE_VARIANT_ADD(swapoff, after_fork)
+{
+	.forked = true,
+};
+
+FIXTURE_VARIANT_ADD(swapoff, after_fork_and_mremap)
+{
+	.moved = true,
+	.forked = true,
+};
+
+FIXTURE_SETUP(swapoff)
+{
+	const char *missing = set_up_with_cgroup(self->cgroup);
+	char swaps[256];
+
+	if (!missing) {
+		ASSERT_LT(0, read_file("/proc/swaps", swaps, sizeof(swaps)));
+		/* Not a disk that this machine needs */
+		if (sscanf(strchr(swaps, '\n'), " /dev/zram%s", self->device) != 1)
+			missing = "swap is not zram";
+	}
+	if (missing)
+		SKIP(return, "%s", missing);
+	memmove(self->device + strlen("/dev/zram"), self->device,
+		strlen(self->device) + 1);
+	memcpy(self->device, "/dev/zram", strlen("/dev/zram"));
+}
+
+FIXTURE_TEARDOWN(swapoff)
+{
+	/* EBUSY if it is on */
+	swapon(self->device, 0);
+	tear_down_with_cgroup(self->cgroup);
+}
+
+TEST_F_TIMEOUT(swapoff, finds_room, SLOW)
+{
+	enum { NR = 200 };	/* sharers */
+	const size_t page = psize();
+	const int who = variant->forked ? 2 : 1;
+	struct mapping m[NR];
+	char *area, *to, path[128];
+	unsigned long pfn;
+
+	fork_peer(1, 0);
+	enter_cgroup(self->cgroup, 1);
+	area = map_by(1, NR, 100);
+	to = map_by(1, NR, 1000);
+	for (int i = 0; i < NR; i++) {
+		m[i] = (struct mapping){ 1, area + i * page };
+		ask(1, OP_FILL, m[i].addr, 7);
+	}
+	__merge(_metadata, m, NR);
+	/* The reference keeps it in the swap cache */
+	pfn = pfn_at(&m[0]);
+	ASSERT_EQ(0, ask(1, OP_HOLD, m[0].addr, 0));
+	ASSERT_EQ(NR, swap_out_all(self->cgroup, m, NR));
+
+	if (variant->forked)
+		fork_peer(2, 1);
+	for (int i = 0; i < NR; i++) {
+		m[i].peer = who;
+		if (!variant->moved)
+			continue;
+		ASSERT_EQ(0, ask(who, OP_MOVE, m[i].addr,
+				 (unsigned long)to + i * page));
+		m[i].addr = to + i * page;
+	}
+
+	/* Room for what else has been swapped out, but not for copies */
+	snprintf(path, sizeof(path), "%s/memory.swap.current", self->cgroup);
+	const long swapped = ksm_knob(path);
+
+	snprintf(path, sizeof(path), "%s/memory.current", self->cgroup);
+	const long current = ksm_knob(path);
+
+	snprintf(path, sizeof(path), "%s/memory.max", self->cgroup);
+	write_num(path, current + swapped + NR / 4 * page);
+	ASSERT_EQ(0, swapoff(self->device));
+	for (int i = 0; i < NR; i++)
+		ASSERT_EQ(pfn, pfn_at(&m[i]));
+	ASSERT_TRUE(write_text(path, "max"));
+	ASSERT_EQ(0, swapon(self->device, 0));
+	__assert_found(_metadata, m, NR, 7);
+	ASSERT_EQ(0, ask(1, OP_RELEASE, NULL, 0));
+}
+
+/*
  * When a page fails, each process that maps it is told where, if it asked for
  * that, and once; others are not, whatever they have in common with those.
  */
@@ -2903,6 +3343,10 @@ TEST_F(memory_failure, signals_who_maps_this_duplicate)
 
 int main(int argc, char **argv)
 {
+	if (argc == 3 && !strcmp(argv[1], PEER)) {
+		serve_executed(atoi(argv[2]));
+		return 1;
+	}
 	if (!ksm_rmap_missing())
 		ksm_knobs_save();
 	return test_harness_run(argc, argv);

@@ -13,8 +13,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vm_util.h"
@@ -22,6 +26,7 @@
 #define KSM_SYSFS	"/sys/kernel/mm/ksm/"
 #define IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
 #define NODE1		"/sys/devices/system/node/node1"
+#define MEMORY		"/sys/devices/system/memory/"
 #define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 #define KPF_KSM		BIT_ULL(21)
 
@@ -84,14 +89,28 @@ static inline bool write_text(const char *path, const char *text)
 	return done;
 }
 
+/* Returns: the process ID of ksmd, or 0 */
+static inline pid_t ksmd_pid(void)
+{
+	char path[64], text[16];
+
+	for (pid_t pid = 1; pid < 1000; pid++) {
+		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+		if (read_file(path, text, sizeof(text)) > 0 &&
+		    !strcmp(text, "ksmd\n"))
+			return pid;
+	}
+	return 0;
+}
+
 /*
- * Let @percent of 100 allocations fail that ksmd makes, until the knobs are reset;
- * or just those of one slab @cache, if that is not NULL.
+ * Let @percent of 100 allocations fail that @pid makes, and none of others, until
+ * the knobs are reset; or just those of one slab @cache, if that is not NULL.
  *
  * Returns: false on kernels without CONFIG_FAULT_INJECTION_DEBUG_FS, and if the
  * cache serves others, too (CONFIG_SLAB_MERGE_DEFAULT)
  */
-static inline bool ksmd_fails(int percent, const char *cache)
+static inline bool allocations_fail(pid_t pid, int percent, const char *cache)
 {
 	static const char *const kinds[] = { "failslab", "fail_page_alloc" };
 	static const char *const settings[][2] = {
@@ -100,7 +119,6 @@ static inline bool ksmd_fails(int percent, const char *cache)
 		{ "min-order", "0" },
 	};
 	char path[128], text[16];
-	bool marked = false;
 
 	if (access("/sys/kernel/debug/failslab/probability", W_OK))
 		return false;
@@ -109,16 +127,8 @@ static inline bool ksmd_fails(int percent, const char *cache)
 		if (!write_text(path, "1"))
 			return false;
 	}
-	/* Another task than ksmd must not be hit */
-	for (int pid = 1; !marked && pid < 1000; pid++) {
-		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
-		if (read_file(path, text, sizeof(text)) <= 0 ||
-		    strcmp(text, "ksmd\n"))
-			continue;
-		snprintf(path, sizeof(path), "/proc/%d/make-it-fail", pid);
-		marked = write_text(path, "1");
-	}
-	if (!marked)
+	snprintf(path, sizeof(path), "/proc/%d/make-it-fail", pid);
+	if (!write_text(path, percent ? "1" : "0"))
 		return false;
 	write_text("/sys/kernel/debug/failslab/cache-filter", cache ? "Y" : "N");
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
@@ -134,6 +144,11 @@ static inline bool ksmd_fails(int percent, const char *cache)
 		write_text(path, text);
 	}
 	return true;
+}
+
+static inline bool ksmd_fails(int percent, const char *cache)
+{
+	return allocations_fail(ksmd_pid(), percent, cache);
 }
 
 static inline void ksm_knobs_restore(void)
@@ -298,6 +313,53 @@ static inline bool pfn_is_ksm(unsigned long pfn)
 	if (fd >= 0)
 		close(fd);
 	return flags & KPF_KSM;
+}
+
+/*
+ * Take a block of memory offline, and back.  That is tried for as long as it takes,
+ * so have somebody do it who can be killed.
+ *
+ * Returns: whether it has been offline
+ */
+static inline bool take_memory(unsigned long block)
+{
+	pid_t pid, ended = 0;
+	int status = 1;
+	char path[64];
+
+	snprintf(path, sizeof(path), MEMORY "memory%lu/state", block);
+	if (access(path, W_OK))
+		return false;
+	pid = fork();
+	if (!pid)
+		_exit(write_text(path, "offline") ? 0 : 1);
+	if (pid < 0)
+		return false;
+	for (int ms = 0; !ended && ms < 3000; ms++) {
+		usleep(1000);
+		ended = waitpid(pid, &status, WNOHANG);
+	}
+	if (!ended) {
+		kill(pid, SIGKILL);
+		waitpid(pid, &status, 0);
+	}
+	/* Killed too late, it may have done it all the same */
+	write_text(path, "online");
+	return !status;
+}
+
+/* Returns: a userfaultfd with @features, for what user code does, or -1 */
+static inline int open_uffd(uint64_t features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int fd = syscall(__NR_userfaultfd,
+			 O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+
+	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api)) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
 }
 
 static inline int idle_open(void)

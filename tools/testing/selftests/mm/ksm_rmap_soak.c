@@ -46,7 +46,6 @@
 #define HUGE_SIZE	(2UL << 20)	/* bytes: a huge page, where there are such */
 
 #define RECLAIM		"/sys/fs/cgroup/memory.reclaim"
-#define MEMORY		"/sys/devices/system/memory/"
 
 /* Seconds: no operation takes that long, not on an emulated CPU either */
 #define HANGS		300
@@ -370,7 +369,6 @@ static bool op_dontunmap(struct random *r, unsigned int first, unsigned int n)
 static bool op_uffd_move(struct random *r, unsigned int first, unsigned int n)
 {
 	const unsigned int to = pick(r, NR_SLOTS);
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MOVE };
 	struct uffdio_register reg = {
 		.range = { (uintptr_t)at(to), psize() },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
@@ -385,10 +383,10 @@ static bool op_uffd_move(struct random *r, unsigned int first, unsigned int n)
 	if (to == first || !slots[to].mapped || slots[to].file ||
 	    slots[first].file || slots[to].readonly || slots[first].readonly)
 		return false;
-	fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+	fd = open_uffd(UFFD_FEATURE_MOVE);
 	if (fd < 0)
 		return false;
-	if (!ioctl(fd, UFFDIO_API, &api) && !ioctl(fd, UFFDIO_REGISTER, &reg)) {
+	if (!ioctl(fd, UFFDIO_REGISTER, &reg)) {
 		if (!madvise(at(to), psize(), MADV_DONTNEED)) {
 			forget(to, 1);
 			done = !ioctl(fd, UFFDIO_MOVE, &move);
@@ -703,36 +701,9 @@ static bool all_fail(struct random *r, unsigned int first, unsigned int n)
 	return ksmd_fails(percent[pick(r, ARRAY_SIZE(percent))], NULL);
 }
 
-/*
- * Take a block of memory offline, and back.  That is tried for as long as it takes,
- * so have somebody do it who can be killed.
- */
 static bool all_memory(struct random *r, unsigned int first, unsigned int n)
 {
-	const unsigned int block = pick(r, 64);
-	char path[64];
-	pid_t pid, ended = 0;
-	int status = 1;
-
-	snprintf(path, sizeof(path), MEMORY "memory%u/state", block);
-	if (access(path, W_OK))
-		return false;
-	pid = fork();
-	if (!pid)
-		_exit(write_text(path, "offline") ? 0 : 1);
-	if (pid < 0)
-		return false;
-	for (int ms = 0; !ended && ms < 3000; ms++) {
-		usleep(1000);
-		ended = waitpid(pid, &status, WNOHANG);
-	}
-	if (!ended) {
-		kill(pid, SIGKILL);
-		waitpid(pid, &status, 0);
-	}
-	/* Killed too late, it may have done it all the same */
-	write_text(path, "online");
-	return !status;
+	return take_memory(pick(r, 64));
 }
 
 static const struct kind {

@@ -1,0 +1,55 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# Runs ksm_rmap with what its tests ask for: swap, memory cgroups, and a way to put
+# poisoned pages back.  Provides what is missing, if this machine can have it, and
+# takes it away in the end.
+
+set -u
+cgroups=/sys/fs/cgroup
+hwpoison=/sys/kernel/debug/hwpoison
+swap=
+zram=
+file=
+mounted=
+controller=
+module=
+
+restore() {
+	[ -z "$swap" ] || swapoff "$swap" 2>/dev/null
+	[ -z "$zram" ] || echo "$zram" >/sys/class/zram-control/hot_remove
+	[ -z "$file" ] || { losetup -d "$swap"; rm -f "$file"; }
+	[ -z "$controller" ] || echo -memory >$cgroups/cgroup.subtree_control
+	[ -z "$mounted" ] || umount $cgroups
+	[ -z "$module" ] || modprobe -r hwpoison_inject
+}
+trap restore EXIT
+trap 'exit 1' INT TERM HUP
+
+provide_swap() {
+	modprobe -q zram
+	if zram=$(cat /sys/class/zram-control/hot_add 2>/dev/null); then
+		swap=/dev/zram$zram
+		echo 512M >"/sys/block/zram$zram/disksize" || return
+	else
+		file=$(mktemp /var/tmp/ksm_rmap.XXXXXX) || return
+		dd if=/dev/zero of="$file" bs=1M count=256 2>/dev/null || return
+		swap=$(losetup -f --show "$file") || return
+	fi
+	mkswap "$swap" >/dev/null && swapon "$swap"
+}
+
+[ "$(wc -l </proc/swaps)" -gt 1 ] || provide_swap ||
+	echo "# cannot provide swap"
+
+if ! mountpoint -q $cgroups; then
+	mount -t cgroup2 none $cgroups && mounted=1
+fi
+if ! grep -qsw memory $cgroups/cgroup.subtree_control; then
+	echo +memory >$cgroups/cgroup.subtree_control && controller=1
+fi
+if [ ! -d $hwpoison ]; then
+	modprobe -q hwpoison_inject && module=1
+fi
+
+"$(dirname "$0")"/ksm_rmap "$@"
