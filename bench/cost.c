@@ -19,6 +19,7 @@
 #define FORKS		101
 #define ROUNDS		15
 #define PROCESSES	200
+#define SMART_SCANS	64	/* some pages are skipped eight times in a row */
 #define SLEEP_MS	100	/* for ksm_scan() to stop ksmd after just one scan */
 
 /* Nanoseconds that @what takes */
@@ -262,6 +263,31 @@ static void measure_merges(const char *name, int group, enum end how, const char
 		report("scan_munmapped", "ns/page", drop, ROUNDS, done, NR * ROUNDS);
 }
 
+/*
+ * Merged pages that are written to, with the content that they had, before each scan
+ * by a ksmd that skips what it could not merge some times
+ */
+static void measure_smart_scans(char *p)
+{
+	double ns = 0, skipped = -ksm_counter("pages_skipped");
+
+	write_num(KSM_SYSFS "smart_scan", 1);
+	for (int i = 0; i < SMART_SCANS; i++) {
+		for (int j = 0; j < NR; j++) {
+			volatile char *first = p + j * psize();
+
+			*first = *first;
+		}
+		ns += scan();
+	}
+	skipped += ksm_counter("pages_skipped");
+	ns /= SMART_SCANS;
+	skipped /= SMART_SCANS;
+	report("scan_rewritten", "ns/page", &ns, 1, SMART_SCANS, SMART_SCANS);
+	report("scan_rewritten_skipped", "pages", &skipped, 1, SMART_SCANS, SMART_SCANS);
+	write_num(KSM_SYSFS "smart_scan", 0);
+}
+
 int main(int argc, char **argv)
 {
 	char *p;
@@ -290,6 +316,10 @@ int main(int argc, char **argv)
 	measure_scans("scan_merged", "pages_sharing", NULL, NR - NR / 16);
 	measure_fork("fork_exit_merged", false);
 	measure_writes("cow", p);
+	discard(p);
+	p = mergeable(16);
+	scan();
+	measure_smart_scans(p);
 	discard(p);
 	measure_merges("merge_same", NR, RUN_2, "unmerge_run_2");
 	measure_merges("merge_pairs", 2, MADVISE, "unmerge_madvise");

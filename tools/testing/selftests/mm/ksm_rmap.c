@@ -3063,6 +3063,7 @@ FIXTURE(swapoff)
 {
 	char cgroup[64];
 	char device[64];
+	int flags;	/* to have it as it was before */
 };
 
 FIXTURE_VARIANT(swapoff)
@@ -3090,25 +3091,26 @@ FIXTURE_VARIANT_ADD(swapoff, after_fork_and_mremap)
 FIXTURE_SETUP(swapoff)
 {
 	const char *missing = set_up_with_cgroup(self->cgroup);
+	int device, priority;
 	char swaps[256];
 
 	if (!missing) {
 		ASSERT_LT(0, read_file("/proc/swaps", swaps, sizeof(swaps)));
-		/* Not a disk that this machine needs */
-		if (sscanf(strchr(swaps, '\n'), " /dev/zram%s", self->device) != 1)
+		/* Not a disk, which may have more than fits into memory */
+		if (sscanf(strchr(swaps, '\n'), " /dev/zram%d %*s %*s %*s %d",
+			   &device, &priority) != 2)
 			missing = "swap is not zram";
 	}
 	if (missing)
 		SKIP(return, "%s", missing);
-	memmove(self->device + strlen("/dev/zram"), self->device,
-		strlen(self->device) + 1);
-	memcpy(self->device, "/dev/zram", strlen("/dev/zram"));
+	snprintf(self->device, sizeof(self->device), "/dev/zram%d", device);
+	self->flags = priority < 0 ? 0 : SWAP_FLAG_PREFER | priority;
 }
 
 FIXTURE_TEARDOWN(swapoff)
 {
 	/* EBUSY if it is on */
-	swapon(self->device, 0);
+	swapon(self->device, self->flags);
 	tear_down_with_cgroup(self->cgroup);
 }
 
@@ -3159,7 +3161,7 @@ TEST_F_TIMEOUT(swapoff, finds_room, SLOW)
 	for (int i = 0; i < NR; i++)
 		ASSERT_EQ(pfn, pfn_at(&m[i]));
 	ASSERT_TRUE(write_text(path, "max"));
-	ASSERT_EQ(0, swapon(self->device, 0));
+	ASSERT_EQ(0, swapon(self->device, self->flags));
 	__assert_found(_metadata, m, NR, 7);
 	ASSERT_EQ(0, ask(1, OP_RELEASE, NULL, 0));
 }
