@@ -6,7 +6,6 @@
  * median and maximum cost, and a count that shows that what was measured did
  * happen.  Exits with 1 if it did not.  Costs include reading the clock.
  */
-#include <glob.h>
 #include <sys/prctl.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -56,18 +55,6 @@ static void report(const char *name, const char *unit, double *ns, int runs, lon
 	qsort(ns, runs, sizeof(*ns), compare);
 	printf("%s,%s,%d,%.1f,%.1f,%.1f,%ld\n", name, unit, runs, ns[0], ns[runs / 2],
 	       ns[runs - 1], check);
-}
-
-static void find_ksmd(void)
-{
-	char comm[16];
-	glob_t g;
-
-	must(!glob("/proc/[0-9]*/comm", 0, NULL, &g), "no /proc");
-	for (size_t i = 0; i < g.gl_pathc; i++)
-		if (read_file(g.gl_pathv[i], comm, sizeof(comm)) > 0 && !strcmp(comm, "ksmd\n"))
-			clock_getcpuclockid(atoi(g.gl_pathv[i] + strlen("/proc/")), &ksmd);
-	must(ksmd, "no CPU time of ksmd");
 }
 
 /* Nanoseconds a page that ksmd takes for exactly one full scan of NR pages */
@@ -303,7 +290,8 @@ int main(int argc, char **argv)
 	measure_walk(p);
 	munmap(p, NR * psize());
 	measure_swap_in();
-	find_ksmd();
+	clock_getcpuclockid(ksmd_pid(), &ksmd);
+	must(ksmd, "no CPU time of ksmd");
 	ksm_knobs_save();
 	ksm_knobs_reset();
 	write_text(KSM_SYSFS "smart_scan", "0");	/* where there is that */

@@ -63,6 +63,7 @@ if [ "$*" != ksm_rmap ]; then
 	echo 512M >/sys/block/zram0/disksize
 	mkswap /dev/zram0 >/dev/null
 	swapon /dev/zram0
+	export KSM_RMAP_SWAP=/dev/zram0
 
 	# For tests that charge, or reclaim from, a cgroup of their own
 	mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,20 +93,23 @@ static inline bool write_text(const char *path, const char *text)
 /* Returns: the process ID of ksmd, or 0 */
 static inline pid_t ksmd_pid(void)
 {
-	char path[64], text[16];
+	static pid_t pid;
+	char text[16];
+	glob_t g;
 
-	for (pid_t pid = 1; pid < 1000; pid++) {
-		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
-		if (read_file(path, text, sizeof(text)) > 0 &&
+	if (pid || glob("/proc/[0-9]*/comm", 0, NULL, &g))
+		return pid;
+	for (size_t i = 0; !pid && i < g.gl_pathc; i++)
+		if (read_file(g.gl_pathv[i], text, sizeof(text)) > 0 &&
 		    !strcmp(text, "ksmd\n"))
-			return pid;
-	}
-	return 0;
+			pid = atoi(g.gl_pathv[i] + strlen("/proc/"));
+	globfree(&g);
+	return pid;
 }
 
 /*
- * Let @percent of 100 allocations fail that @pid makes, and none of others, until
- * the knobs are reset; or just those of one slab @cache, if that is not NULL.
+ * Let @percent of 100 allocations fail that @pid makes, or just those of one slab
+ * @cache, if that is not NULL; until called again with 0 percent.
  *
  * Returns: false on kernels without CONFIG_FAULT_INJECTION_DEBUG_FS, and if the
  * cache serves others, too (CONFIG_SLAB_MERGE_DEFAULT)
@@ -124,7 +128,7 @@ static inline bool allocations_fail(pid_t pid, int percent, const char *cache)
 		return false;
 	if (cache) {
 		snprintf(path, sizeof(path), "/sys/kernel/slab/%s/failslab", cache);
-		if (!write_text(path, "1"))
+		if (!write_text(path, percent ? "1" : "0"))
 			return false;
 	}
 	snprintf(path, sizeof(path), "/proc/%d/make-it-fail", pid);
@@ -344,7 +348,11 @@ static inline bool take_memory(unsigned long block)
 		waitpid(pid, &status, 0);
 	}
 	/* Killed too late, it may have done it all the same */
-	write_text(path, "online");
+	for (int ms = 0; ms < 3000; ms += 100) {
+		if (write_text(path, "online"))
+			break;
+		usleep(100000);
+	}
 	return !status;
 }
 

@@ -10,24 +10,37 @@ cgroups=/sys/fs/cgroup
 hwpoison=/sys/kernel/debug/hwpoison
 swap=
 zram=
+zram_module=
 file=
 mounted=
 controller=
-module=
+hwpoison_module=
+
+# Somebody may be looking at a device that is new
+remove_zram() {
+	for _ in 1 2 3 4 5; do
+		echo "$zram" 2>/dev/null >/sys/class/zram-control/hot_remove && return
+		sleep 1
+	done
+	echo "# $swap cannot be removed"
+}
 
 restore() {
 	[ -z "$swap" ] || swapoff "$swap" 2>/dev/null
-	[ -z "$zram" ] || echo "$zram" >/sys/class/zram-control/hot_remove
+	[ -z "$zram" ] || remove_zram
+	[ -z "$zram_module" ] || modprobe -r zram
 	[ -z "$file" ] || { losetup -d "$swap"; rm -f "$file"; }
 	[ -z "$controller" ] || echo -memory >$cgroups/cgroup.subtree_control
 	[ -z "$mounted" ] || umount $cgroups
-	[ -z "$module" ] || modprobe -r hwpoison_inject
+	[ -z "$hwpoison_module" ] || modprobe -r hwpoison_inject
 }
 trap restore EXIT
 trap 'exit 1' INT TERM HUP
 
 provide_swap() {
-	modprobe -q zram
+	if [ ! -d /sys/class/zram-control ] && modprobe -q zram; then
+		zram_module=1
+	fi
 	if zram=$(cat /sys/class/zram-control/hot_add 2>/dev/null); then
 		swap=/dev/zram$zram
 		echo 512M >"/sys/block/zram$zram/disksize" || return
@@ -36,7 +49,9 @@ provide_swap() {
 		dd if=/dev/zero of="$file" bs=1M count=256 2>/dev/null || return
 		swap=$(losetup -f --show "$file") || return
 	fi
-	mkswap "$swap" >/dev/null && swapon "$swap"
+	mkswap "$swap" >/dev/null && swapon "$swap" || return
+	# Tests may turn it off, as nobody else needs it
+	export KSM_RMAP_SWAP="$swap"
 }
 
 [ "$(wc -l </proc/swaps)" -gt 1 ] || provide_swap ||
@@ -49,7 +64,14 @@ if ! grep -qsw memory $cgroups/cgroup.subtree_control; then
 	echo +memory >$cgroups/cgroup.subtree_control && controller=1
 fi
 if [ ! -d $hwpoison ]; then
-	modprobe -q hwpoison_inject && module=1
+	modprobe -q hwpoison_inject && hwpoison_module=1
 fi
 
-"$(dirname "$0")"/ksm_rmap "$@"
+"$(dirname "$0")"/ksm_rmap "$@" &
+tests=$!
+# Whoever stops this waits until all is as it was
+trap 'kill "$tests"' INT TERM HUP
+wait "$tests"
+rc=$?
+wait "$tests" 2>/dev/null
+[ $rc = 0 ] || exit $rc
