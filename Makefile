@@ -16,7 +16,8 @@ make kunit                 KSM's KUnit tests in User Mode Linux, of 64 and 32 bi
                            and the kernel's test of the interval tree
 make soak                  everything at once to KSM pages, at random: every mapping
                            must be found; five minutes, or SOAK="-n 1000000"
-make coverage              which lines of the series the tests execute: all must be
+make coverage              which lines of the series the tests execute: all must be,
+                           or have their reason in bases/
 make compare               all mm selftests on both kernels, test by test
 make mutants               breaks the series in each way known: the tests must notice
 make bench                 what it costs on four kernels, Linux 7.3 among them, in

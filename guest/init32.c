@@ -75,6 +75,8 @@ static void add_swap(void)
 	loop = open("/dev/loop0", O_RDWR);
 	must(loop >= 0 && !ioctl(loop, LOOP_SET_FD, file), "/dev/loop0");
 	must(!swapon("/dev/loop0", 0), "swapon");
+	/* Tests may turn it off */
+	setenv("KSM_RMAP_SWAP", "/dev/loop0", 1);
 	close(loop);
 	close(file);
 }

@@ -56,7 +56,7 @@ mv uffd-unit-tests uffd-unit-tests.real
 printf '#!/bin/sh\nexec taskset -c 0 ./uffd-unit-tests.real "$@"\n' >uffd-unit-tests
 chmod +x uffd-unit-tests
 
-# ksm_rmap.sh provides these by itself
+# ksm_rmap.sh provides these by itself: show that it does when it runs alone
 if [ "$*" != ksm_rmap ]; then
 	# Swap that is as fast as memory, and enough of it
 	modprobe zram 2>/dev/null || :
