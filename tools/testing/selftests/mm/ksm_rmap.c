@@ -2056,7 +2056,7 @@ TEST_F(ksm_rmap, merge_keeps_soft_dirty)
 	}
 }
 
-/* Who waits for writes to a page by userfaultfd, waits when it is merged, too */
+/* Userfaultfd still reports the next write to a page after it is merged */
 TEST_F(ksm_rmap, merge_keeps_uffd_wp)
 {
 	enum { NR = 4 };	/* pages: a pair, two of zeroes */
@@ -2089,7 +2089,7 @@ TEST_F(ksm_rmap, merge_keeps_uffd_wp)
 	close(uffd);
 }
 
-/* Userfaultfd moves no page that is shared; and a zero page is KSM's no more then */
+/* UFFDIO_MOVE moves no page that is shared; and a zero page, but that is not KSM's then */
 TEST_F(ksm_rmap, uffdio_move)
 {
 	enum { NR = 3 };	/* pages: a pair, one of zeroes */
@@ -2356,7 +2356,7 @@ TEST_F(ksm_rmap, private_mapping_of_dev_zero)
 	assert_found(m, 1);
 }
 
-/* A program that is merged as a whole, and what it has left to a child */
+/* exec keeps PR_SET_MEMORY_MERGE; and the old pages, which a child still has */
 TEST_F(ksm_rmap, exec_with_memory_merge)
 {
 	struct mapping m[] = { { 2, NULL }, { 2, NULL }, { 1, NULL }, { 1, NULL } };
@@ -2446,7 +2446,7 @@ TEST_F_TIMEOUT(ksm_rmap, enter_while_the_last_leaves, SLOW)
 	write_num(KSM_SYSFS "run", 0);
 }
 
-/* All of the pages in a part of memory are moved, and it is taken away */
+/* Memory goes offline: all pages in it are migrated */
 TEST_F_TIMEOUT(ksm_rmap, memory_offline, SLOW)
 {
 	enum { NR = 32 };	/* pairs */
@@ -2629,7 +2629,7 @@ static long slab_objects(const char *name)
 	return objects;
 }
 
-/* What leads to pages that are shared by fork does not outlive these */
+/* The keys of pages that are shared by fork do not outlive these pages */
 TEST_F_TIMEOUT(ksm_rmap, keys_go_with_their_pages, SLOW)
 {
 	/* Pages: so many that the objects which a slab cache keeps do not matter */
