@@ -250,10 +250,7 @@ static void measure_merges(const char *name, int group, enum end how, const char
 		report("scan_munmapped", "ns/page", drop, ROUNDS, done, NR * ROUNDS);
 }
 
-/*
- * Merged pages that are written to, with the content that they had, before each scan
- * by a ksmd that skips what it could not merge some times
- */
+/* Scans with smart scan on; before each, merged pages are rewritten as they were */
 static void measure_smart_scans(char *p)
 {
 	double ns = 0, skipped = -ksm_counter("pages_skipped");

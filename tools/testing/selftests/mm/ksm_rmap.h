@@ -328,8 +328,8 @@ static inline bool pfn_is_ksm(unsigned long pfn)
 static inline bool take_memory(unsigned long block)
 {
 	pid_t pid, ended = 0;
+	char path[64], state[16];
 	int status = 1;
-	char path[64];
 
 	snprintf(path, sizeof(path), MEMORY "memory%lu/state", block);
 	if (access(path, W_OK))
@@ -349,8 +349,10 @@ static inline bool take_memory(unsigned long block)
 	}
 	/* Killed too late, it may have done it all the same */
 	for (int ms = 0; ms < 3000; ms += 100) {
-		if (write_text(path, "online"))
+		if (read_file(path, state, sizeof(state)) > 0 &&
+		    !strcmp(state, "online\n"))
 			break;
+		write_text(path, "online");
 		usleep(100000);
 	}
 	return !status;
