@@ -75,6 +75,7 @@ struct proc {
 
 static struct shared {
 	bool stop, end, failed;
+	char why[512];		/* the first of what was wrong */
 	int bell;		/* rung when a process has paused or obeyed */
 	unsigned long ops, procs;
 	unsigned long done[64], refused[64];	/* by kind of operation */
@@ -114,20 +115,20 @@ static unsigned int pick(struct random *r, unsigned int below)
 /* Any process: say what is wrong, and let all of them come to an end */
 static void __printf(1, 2) wrong(const char *format, ...)
 {
-	char text[512];
+	char text[sizeof(shared->why)];
 	va_list args;
-	int len;
+	int len = 0;
 
-	va_start(args, format);
-	len = vsnprintf(text, sizeof(text), format, args);
-	va_end(args);
 	if (self)
-		dprintf(1, "# process %d (pid %d, depth %d), operation %lu: %.*s\n",
-			(int)(self - shared->proc), self->pid, self->depth,
-			self->n, len, text);
-	else
-		dprintf(1, "# %.*s\n", len, text);
-	shared->failed = true;
+		len = snprintf(text, sizeof(text), "process %d (pid %d, depth %d), operation %lu: ",
+			       (int)(self - shared->proc), self->pid, self->depth,
+			       self->n);
+	va_start(args, format);
+	vsnprintf(text + len, sizeof(text) - len, format, args);
+	va_end(args);
+	dprintf(1, "# %s\n", text);
+	if (!__atomic_exchange_n(&shared->failed, true, __ATOMIC_SEQ_CST))
+		strcpy(shared->why, text);
 	shared->end = true;
 	if (self) {
 		__atomic_store_n(&self->state, EXITED, __ATOMIC_SEQ_CST);
@@ -1273,6 +1274,8 @@ static void report(const struct options *o, double seconds)
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
 		ksft_print_msg("%-12s %8lu done %8lu not possible\n", kinds[i].name,
 			       shared->done[i], shared->refused[i]);
+	if (shared->failed)
+		ksft_print_msg("%s\n", shared->why);
 }
 
 /* Returns: a status of kselftest */
