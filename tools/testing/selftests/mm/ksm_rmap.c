@@ -603,13 +603,13 @@ TEST_F_TIMEOUT(ksm_rmap, merge_among_hundreds_of_vmas, SLOW)
 	assert_found(m, 1);
 }
 
-/* How many rmap_items this process has, or -1 */
-static long own_rmap_items(void)
+/* What the counter @name of /proc/@pid/ksm_stat is, or -1 */
+static long ksm_stat_of(pid_t pid, const char *name)
 {
-	static const char name[] = "ksm_rmap_items";
-	char text[512], *at;
+	char path[64], text[512], *at;
 
-	if (read_file("/proc/self/ksm_stat", text, sizeof(text)) <= 0)
+	snprintf(path, sizeof(path), "/proc/%d/ksm_stat", pid);
+	if (read_file(path, text, sizeof(text)) <= 0)
 		return -1;
 	at = strstr(text, name);
 	return at ? atol(at + strlen(name)) : -1;
@@ -672,7 +672,7 @@ TEST_F_TIMEOUT(ksm_rmap, counters_say_what_is_mapped, SLOW)
 	EXPECT_EQ(14, ksm_get_self_merging_pages());
 	EXPECT_EQ(3, ksm_get_self_zero_pages());
 	/* None for the zero page, which is not anonymous */
-	EXPECT_EQ(15, own_rmap_items());
+	EXPECT_EQ(15, ksm_stat_of(getpid(), "ksm_rmap_items"));
 	if (sizeof(long) == 8) {
 		EXPECT_EQ((10 + 3) * (long)self->page - 15 * item,
 			  ksm_counter("general_profit"));
@@ -687,7 +687,7 @@ TEST_F_TIMEOUT(ksm_rmap, counters_say_what_is_mapped, SLOW)
 
 	write_num(KSM_SYSFS "run", 2);
 	expect_counters(UNMERGED);
-	EXPECT_EQ(0, own_rmap_items());
+	EXPECT_EQ(0, ksm_stat_of(getpid(), "ksm_rmap_items"));
 }
 
 /*
@@ -2130,10 +2130,11 @@ TEST_F(ksm_rmap, fork_counts_zero_pages)
 {
 	enum { NR = 12 };	/* pages */
 	const long before = ksm_counter("ksm_zero_pages");
-	char *area = map_area(NR);
+	char *area = map_area(NR + 1);
 
 	ASSERT_NE(NULL, area);
 	memset(area, 0, NR * self->page);
+	fill_page(area + NR * self->page, 1);
 	ASSERT_EQ(0, madvise(area, 2 * self->page, MADV_DONTFORK));
 	ASSERT_EQ(0, madvise(area + 2 * self->page, 3 * self->page,
 			     MADV_WIPEONFORK));
@@ -2143,9 +2144,14 @@ TEST_F(ksm_rmap, fork_counts_zero_pages)
 
 	fork_peer(1, 0);
 	EXPECT_EQ(before + NR + NR - 5, ksm_counter("ksm_zero_pages"));
+	EXPECT_EQ(NR, ksm_get_self_zero_pages());
+	EXPECT_EQ(NR - 5, ksm_stat_of(peers[1].pid, "ksm_zero_pages"));
+	/* Of the last page; ksmd has not come to the child yet */
+	EXPECT_EQ(1, ksm_stat_of(getpid(), "ksm_rmap_items"));
+	EXPECT_EQ(0, ksm_stat_of(peers[1].pid, "ksm_rmap_items"));
 	exit_peer(1);
 	EXPECT_EQ(before + NR, ksm_counter("ksm_zero_pages"));
-	ASSERT_EQ(0, munmap(area, NR * self->page));
+	ASSERT_EQ(0, munmap(area, (NR + 1) * self->page));
 	EXPECT_EQ(before, ksm_counter("ksm_zero_pages"));
 }
 
