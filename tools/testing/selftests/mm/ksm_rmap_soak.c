@@ -1085,9 +1085,11 @@ static int is_found(const struct entry *e)
  */
 static size_t check_rmap(void)
 {
-	const size_t nr = list_mappings();
-	size_t next;
+	size_t nr, next;
+	int tries = 3;
 
+again:
+	nr = list_mappings();
 	seen.mappings += nr;
 	for (size_t i = 0; i < nr && !shared->failed; i = next) {
 		const unsigned long pfn = entries[i].pfn;
@@ -1096,6 +1098,9 @@ static size_t check_rmap(void)
 		for (next = i; next < nr && entries[next].pfn == pfn; next++)
 			;
 		if (counted != next - i) {
+			/* khugepaged does not pause: it may just have taken one */
+			if (--tries)
+				goto again;
 			wrong("pfn %#lx is mapped %zu times, the kernel says %lu",
 			      pfn, next - i, counted);
 			return nr;
@@ -1138,7 +1143,8 @@ static void checkpoint(void)
 
 	seen.sharing += ksm_counter("pages_sharing");
 	__atomic_store_n(&shared->stop, true, __ATOMIC_SEQ_CST);
-	if (!wait_for(rests, "pause"))
+	/* Twice: one may be forked into a slot that has been looked at */
+	if (!wait_for(rests, "pause") || !wait_for(rests, "pause"))
 		goto out;
 	write_num(KSM_SYSFS "run", 0);
 	ksmd_fails(0, NULL);
