@@ -1078,6 +1078,27 @@ static int is_found(const struct entry *e)
 	return ret;
 }
 
+/* Does the kernel count as many mappings of each page as there are? */
+static bool counts_agree(size_t nr, bool or_fail)
+{
+	size_t next;
+
+	for (size_t i = 0; i < nr; i = next) {
+		const unsigned long pfn = entries[i].pfn;
+		unsigned long counted = word_at(count_fd, pfn);
+
+		for (next = i; next < nr && entries[next].pfn == pfn; next++)
+			;
+		if (counted == next - i)
+			continue;
+		if (or_fail)
+			wrong("pfn %#lx is mapped %zu times, the kernel says %lu",
+			      pfn, next - i, counted);
+		return false;
+	}
+	return true;
+}
+
 /*
  * Are all mappings found?  They must be, whatever ksmd has or has not seen yet.
  *
@@ -1085,26 +1106,19 @@ static int is_found(const struct entry *e)
  */
 static size_t check_rmap(void)
 {
-	size_t nr, next;
-	int tries = 3;
+	size_t nr = list_mappings(), next;
 
-again:
-	nr = list_mappings();
+	/* khugepaged and kcompactd do not pause: they may take or move a page */
+	for (int tries = 20; !counts_agree(nr, !tries) && tries; tries--) {
+		usleep(20000);
+		nr = list_mappings();
+	}
 	seen.mappings += nr;
 	for (size_t i = 0; i < nr && !shared->failed; i = next) {
 		const unsigned long pfn = entries[i].pfn;
-		unsigned long counted = word_at(count_fd, pfn);
 
 		for (next = i; next < nr && entries[next].pfn == pfn; next++)
 			;
-		if (counted != next - i) {
-			/* khugepaged does not pause: it may just have taken one */
-			if (--tries)
-				goto again;
-			wrong("pfn %#lx is mapped %zu times, the kernel says %lu",
-			      pfn, next - i, counted);
-			return nr;
-		}
 		seen.pages++;
 		if (moves(&entries[i]))
 			continue;
