@@ -1078,22 +1078,30 @@ static int is_found(const struct entry *e)
 	return ret;
 }
 
+/* Returns: where in the @nr entries the next page begins */
+static size_t after_page_of(size_t i, size_t nr)
+{
+	const unsigned long pfn = entries[i].pfn;
+
+	while (i < nr && entries[i].pfn == pfn)
+		i++;
+	return i;
+}
+
 /* Does the kernel count as many mappings of each page as there are? */
 static bool counts_agree(size_t nr, bool or_fail)
 {
 	size_t next;
 
 	for (size_t i = 0; i < nr; i = next) {
-		const unsigned long pfn = entries[i].pfn;
-		unsigned long counted = word_at(count_fd, pfn);
+		unsigned long counted = word_at(count_fd, entries[i].pfn);
 
-		for (next = i; next < nr && entries[next].pfn == pfn; next++)
-			;
+		next = after_page_of(i, nr);
 		if (counted == next - i)
 			continue;
 		if (or_fail)
 			wrong("pfn %#lx is mapped %zu times, the kernel says %lu",
-			      pfn, next - i, counted);
+			      entries[i].pfn, next - i, counted);
 		return false;
 	}
 	return true;
@@ -1115,10 +1123,7 @@ static size_t check_rmap(void)
 	}
 	seen.mappings += nr;
 	for (size_t i = 0; i < nr && !shared->failed; i = next) {
-		const unsigned long pfn = entries[i].pfn;
-
-		for (next = i; next < nr && entries[next].pfn == pfn; next++)
-			;
+		next = after_page_of(i, nr);
 		seen.pages++;
 		if (moves(&entries[i]))
 			continue;
@@ -1135,7 +1140,7 @@ static size_t check_rmap(void)
 			}
 			wrong("%s pfn %#lx: %p of process %d (pid %d, depth %d)",
 			      found ? "no walk of" : "rmap misses a mapping of",
-			      pfn, e->addr, (int)(e->proc - shared->proc),
+			      e->pfn, e->addr, (int)(e->proc - shared->proc),
 			      e->proc->pid, e->proc->depth);
 		}
 	}
