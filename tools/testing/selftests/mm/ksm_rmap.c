@@ -206,6 +206,29 @@ static unsigned long obey(const struct request *req)
 	}
 }
 
+/* What a process does that does not answer: its state and stack, for a message */
+static const char *whereabouts(pid_t pid)
+{
+	static char text[512];
+	char path[32], *p;
+	ssize_t len;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (read_file(path, text, sizeof(text)) <= 0)
+		return "gone";
+	p = strrchr(text, ')');
+	if (!p || p[2] == 'Z')
+		return "dead";
+	snprintf(path, sizeof(path), "/proc/%d/stack", pid);
+	len = read_file(path, text, sizeof(text));
+	if (len <= 0)
+		return "running";
+	for (p = text; *p; p++)
+		if (*p == '\n')
+			*p = ' ';
+	return text;
+}
+
 static unsigned long __ask(struct __test_metadata *_metadata, int peer,
 			   enum op op, char *addr, unsigned long arg, size_t nr)
 {
@@ -220,7 +243,8 @@ static unsigned long __ask(struct __test_metadata *_metadata, int peer,
 		return 0;
 	ASSERT_EQ(sizeof(reply), recv(peers[peer].sock[0], &reply,
 				      sizeof(reply), 0)) {
-		TH_LOG("no answer from peer %d (pid %d)", peer, peers[peer].pid);
+		TH_LOG("Expected an answer to op %d from peer %d (pid %d): %s",
+		       op, peer, peers[peer].pid, whereabouts(peers[peer].pid));
 	}
 	return reply;
 }
@@ -471,7 +495,8 @@ static const char *__set_up(struct __test_metadata *_metadata)
 	ASSERT_LE(0, idle_fd);
 	flush_tlb();	/* maps its memory now, not below a stack later */
 	for (int i = 1; i <= MAX_PEERS; i++) {
-		const struct timeval timeout = { .tv_sec = 10 };
+		/* On an emulated CPU of a busy host, an answer may take some */
+		const struct timeval timeout = { .tv_sec = 60 };
 
 		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET, 0,
 					peers[i].sock));
