@@ -229,6 +229,7 @@ static void ksm_test_order_of_keys(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nr, 8);
 }
 
+#define has_other(anon_vma) has_other_key(&node, key, anon_vma, true, &looks)
 static void ksm_test_other_key(struct kunit *test)
 {
 	struct ksm_stable_node node = { .hlist = HLIST_HEAD_INIT };
@@ -236,26 +237,30 @@ static void ksm_test_other_key(struct kunit *test)
 	struct anon_vma parent, stranger;
 	struct ksm_rmap_item *key = ksm_test_key(test, true, &parent);
 	struct ksm_rmap_item *item = ksm_test_key(test, false, &t->anon_vma);
-	int looks = 10;
+	int looks = 100;
 
 	/* A key does not replace itself */
 	list_key(&node, key);
-	KUNIT_EXPECT_FALSE(test, has_other_key(&node, key, &parent, &looks));
+	KUNIT_EXPECT_FALSE(test, has_other(&parent));
 
 	/* But one with the vma's own anon_vma does, or an equal one */
 	list_key(&node, item);
-	KUNIT_EXPECT_TRUE(test, has_other_key(&node, key, &t->anon_vma, &looks));
-	KUNIT_EXPECT_FALSE(test, has_other_key(&node, key, &stranger, &looks));
+	KUNIT_EXPECT_TRUE(test, has_other(&t->anon_vma));
+	KUNIT_EXPECT_FALSE(test, has_other(&stranger));
 	item->anon_vma = &parent;
-	KUNIT_EXPECT_TRUE(test, has_other_key(&node, key, &stranger, &looks));
+	KUNIT_EXPECT_TRUE(test, has_other(&stranger));
 
-	/* Not at another index, nor when it has looked often enough */
+	/* Not at another index, nor when it has looked often enough, or need not */
 	item->linear_page_index++;
-	KUNIT_EXPECT_FALSE(test, has_other_key(&node, key, &stranger, &looks));
+	KUNIT_EXPECT_FALSE(test, has_other(&stranger));
 	item->linear_page_index--;
-	looks = 0;
-	KUNIT_EXPECT_FALSE(test, has_other_key(&node, key, &stranger, &looks));
+	KUNIT_EXPECT_FALSE(test, has_other_key(&node, key, &stranger, false,
+					       &looks));
+	looks = 1;
+	KUNIT_EXPECT_FALSE(test, has_other(&stranger));
 }
+
+#undef has_other
 
 /* Nobody maps the page, nor has it swapped out */
 static void ksm_test_key_not_needed(struct kunit *test)

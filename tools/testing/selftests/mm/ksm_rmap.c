@@ -2722,6 +2722,61 @@ TEST_F_TIMEOUT(ksm_rmap, keys_go_with_their_pages, SLOW)
 }
 
 /*
+ * Once swapped out and in, a page may stay in the swap cache for long.  Meanwhile
+ * others come to share it, and write to it: their keys must go.
+ */
+TEST_F_TIMEOUT(ksm_rmap, keys_go_from_the_swap_cache, SLOW)
+{
+	enum { BULK = 300, NR = 200, ROUNDS = 4 };	/* pages: see swap_out_all() */
+	struct mapping m[] = { { 1, NULL }, { 1, NULL }, { 2, NULL } };
+	const size_t page = self->page;
+	unsigned long pfn, before, after;
+	char cgroup[64], *area;
+	const char *missing = make_cgroup(cgroup);
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	write_num(KSM_SYSFS "smart_scan", 0);
+	fork_peer(1, 0);
+	enter_cgroup(cgroup, 1);
+	for (int i = 0; i < 2; i++)
+		m[i].addr = map_by(1, 1, 7);
+	map_by(1, BULK, 200);
+	__merge(_metadata, m, 2);
+	/* The reference keeps it in the swap cache, whatever the swap device */
+	ASSERT_EQ(0, ask(1, OP_HOLD, m[0].addr, 0));
+	ASSERT_EQ(2, swap_out_all(cgroup, m, 2));
+	/* And so does the other swap entry, while this one comes back */
+	ask(1, OP_TOUCH, m[0].addr, 0);
+	pfn = pfn_at(&m[0]);
+	before = walk_time(pfn);
+
+	fork_peer(2, 0);
+	area = map_by(2, NR * ROUNDS, 1000);
+	for (int round = 0; round < ROUNDS; round++, area += NR * page) {
+		for (int i = 0; i < NR; i++)
+			ask(2, OP_FILL, area + i * page, 7);
+		ASSERT_TRUE(ksm_scan(3));
+		m[2].addr = area + (NR - 1) * page;
+		ASSERT_EQ(pfn, pfn_at(&m[2]));
+		for (int i = 0; i < NR; i++)
+			ask(2, OP_FILL, area + i * page, 2000 + i);
+		ASSERT_TRUE(ksm_scan(1));
+	}
+	after = walk_time(pfn);
+	TH_LOG("a walk takes %lu ns, after %d others %lu", before, NR * ROUNDS,
+	       after);
+	EXPECT_GT(4 * before, after);
+	ask(1, OP_TOUCH, m[1].addr, 0);
+	ASSERT_EQ(pfn, pfn_at(&m[1]));
+	__assert_found(_metadata, m, 2, 7);
+	ASSERT_EQ(0, ask(1, OP_RELEASE, NULL, 0));
+	exit_peer(1);
+	exit_peer(2);
+	remove_cgroup(cgroup);
+}
+
+/*
  * Only peer 2 asks for KSM, which makes a page a KSM page that it shares with its
  * parent.  Then it has no use for that any more, and ksmd sees so.  The rest of the
  * family goes on, of which ksmd knows nothing:
