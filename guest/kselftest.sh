@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Runs in the guest: kselftest.sh TESTS [CATEGORY...]; KSM_O is the kernel's mm/ksm.o
+# Runs in the guest: kselftest.sh TESTS [CATEGORY...]; KSM_O is the kernel's mm/ksm.o,
+# KSM_RMAP_ARGS what ksm_rmap gets to run some of its tests only
 #
 # Gives the mm selftests (installed in the folder TESTS) what they ask for, runs
 # all or just these categories of them, and prints their TAP.
@@ -55,6 +56,12 @@ mv uffd-unit-tests uffd-unit-tests.real
 # shellcheck disable=SC2016
 printf '#!/bin/sh\nexec taskset -c 0 ./uffd-unit-tests.real "$@"\n' >uffd-unit-tests
 chmod +x uffd-unit-tests
+
+if [ -n "${KSM_RMAP_ARGS:-}" ]; then
+	mv ksm_rmap.sh ksm_rmap_some.sh
+	printf '#!/bin/sh\nexec ./ksm_rmap_some.sh %s\n' "$KSM_RMAP_ARGS" >ksm_rmap.sh
+	chmod +x ksm_rmap.sh
+fi
 
 # ksm_rmap.sh provides these by itself: show that it does when it runs alone
 if [ "$*" != ksm_rmap ]; then

@@ -57,7 +57,7 @@ test_in_guest() { # OUT SHOW SCRIPT ARG...
 	# The kernel log comes by the console: a guest that dies leaves no other
 	in_guest() {
 		"$ROOT/scripts/guest" --limit "$LIMIT" --memory 4G --console "$out/console" \
-			"$KERNEL_BUILD" env KSM_O="$KERNEL_BUILD/mm/ksm.o" \
+			"$KERNEL_BUILD" env KSM_O="$KERNEL_BUILD/mm/ksm.o" KSM_RMAP_ARGS="${KSM_RMAP_ARGS:-}" \
 			"$ROOT/guest/$script" "$B/kselftest/mm" "$@" |
 			"$show" "$out/log"
 	}
