@@ -481,6 +481,7 @@ FIXTURE(ksm_rmap)
 {
 	size_t page;	/* bytes */
 	char *one;	/* a page on its own, content 1, in every test */
+	char cgroup[64];	/* of tests that make one */
 };
 
 /* Returns: what this machine lacks for the tests, or NULL */
@@ -548,7 +549,7 @@ FIXTURE_SETUP(ksm_rmap)
 
 FIXTURE_TEARDOWN(ksm_rmap)
 {
-	tear_down();
+	tear_down_with_cgroup(self->cgroup);
 }
 
 /* A new area of @nr pages, with contents 100, 101 and so on */
@@ -1794,8 +1795,7 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_and_in, SLOW)
 {
 	enum { NR = 16 };	/* pages */
 	struct mapping m[NR][3];
-	char cgroup[64];
-	const char *missing = make_cgroup(cgroup);
+	const char *missing = make_cgroup(self->cgroup);
 
 	if (missing)
 		SKIP(return, "%s", missing);
@@ -1807,7 +1807,7 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_and_in, SLOW)
 
 		if (j < 2) {
 			fork_peer(peer, 0);
-			enter_cgroup(cgroup, peer);
+			enter_cgroup(self->cgroup, peer);
 		}
 		area = map_by(peer, NR, 1000);
 		for (int i = 0; i < NR; i++)
@@ -1818,7 +1818,7 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_and_in, SLOW)
 	for (int i = 0; i < NR; i++)
 		merge(m[i]);
 
-	EXPECT_EQ(3 * NR, swap_out_all(cgroup, m[0], 3 * NR));
+	EXPECT_EQ(3 * NR, swap_out_all(self->cgroup, m[0], 3 * NR));
 
 	/* Each comes back through one mapping after the other */
 	for (int i = 0; i < NR; i++)
@@ -1830,10 +1830,6 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_and_in, SLOW)
 		merge(m[i]);
 		assert_found(m[i], 1000 + i);
 	}
-
-	exit_peer(1);
-	exit_peer(2);
-	remove_cgroup(cgroup);
 }
 
 /*
@@ -1844,10 +1840,10 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_while_vmas_change, SLOW)
 {
 	enum { NR = 256, ROUNDS = 4 };	/* pages, two of each */
 	const size_t page = self->page;
-	char cgroup[64], *area = new_area(NR + 3);
+	char *area = new_area(NR + 3);
 	struct changer changer = { area + page };
 	struct mapping m[NR];
-	const char *missing = make_cgroup(cgroup);
+	const char *missing = make_cgroup(self->cgroup);
 	pthread_t thread;
 
 	if (missing)
@@ -1855,7 +1851,7 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_while_vmas_change, SLOW)
 
 	/* The anon_vmas of parent and child have one lock */
 	fork_peer(1, 0);
-	enter_cgroup(cgroup, 1);
+	enter_cgroup(self->cgroup, 1);
 	for (int i = 0; i < NR; i++) {
 		m[i] = (struct mapping){ 1, area + (i + 3) * page };
 		ask(1, OP_FILL, m[i].addr, 1000 + i / 2);
@@ -1866,7 +1862,7 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_while_vmas_change, SLOW)
 
 		changer.stop = false;
 		ASSERT_EQ(0, pthread_create(&thread, NULL, keep_changing, &changer));
-		EXPECT_EQ(NR, swap_out_all(cgroup, m, NR));
+		EXPECT_EQ(NR, swap_out_all(self->cgroup, m, NR));
 		__atomic_store_n(&changer.stop, true, __ATOMIC_RELAXED);
 		ASSERT_EQ(0, pthread_join(thread, NULL));
 
@@ -1876,8 +1872,6 @@ TEST_F_TIMEOUT(ksm_rmap, swap_out_while_vmas_change, SLOW)
 			assert_found_or_copied(&m[i], 1000 + i / 2);
 	}
 	ASSERT_LT(0, changer.forks);
-	exit_peer(1);
-	remove_cgroup(cgroup);
 }
 
 /*
@@ -1900,11 +1894,11 @@ static void reclaim_all_kinds(const char *cgroup)
  * Peer 1 has a KSM page left that nobody else maps, and says MADV_FREE.  Then a
  * third page with that content is merged with it: it belongs to who did not say so.
  */
-static void __free_and_reclaim(struct __test_metadata *_metadata, int third)
+static void __free_and_reclaim(struct __test_metadata *_metadata, char *cgroup,
+			       int third)
 {
 	enum { BULK = 300 };	/* pages: see swap_out_all() */
 	struct mapping m[] = { { 1, NULL }, { 1, NULL } };
-	char cgroup[64];
 	const char *missing = make_cgroup(cgroup);
 
 	if (missing)
@@ -1926,33 +1920,30 @@ static void __free_and_reclaim(struct __test_metadata *_metadata, int third)
 	EXPECT_TRUE(ask(third, OP_HOLDS, m[0].addr, 7)) {
 		TH_LOG("MADV_FREE of peer 1 has wiped a page of peer %d", third);
 	}
-	exit_peer(1);
-	exit_peer(2);
-	remove_cgroup(cgroup);
 }
 
 TEST_F_TIMEOUT(ksm_rmap, madv_free_before_another_page_is_merged, SLOW)
 {
-	__free_and_reclaim(_metadata, 1);
+	__free_and_reclaim(_metadata, self->cgroup, 1);
 }
 
 TEST_F_TIMEOUT(ksm_rmap, madv_free_before_a_page_of_another_is_merged, SLOW)
 {
-	__free_and_reclaim(_metadata, 2);
+	__free_and_reclaim(_metadata, self->cgroup, 2);
 }
 
 /* What unmerging has copied is shared by fork, and the child says MADV_FREE */
 TEST_F_TIMEOUT(ksm_rmap, madv_free_of_an_unmerged_page, SLOW)
 {
 	enum { NR = 300 };	/* pages: see swap_out_all() */
-	char cgroup[64], *area[2];
-	const char *missing = make_cgroup(cgroup);
+	char *area[2];
+	const char *missing = make_cgroup(self->cgroup);
 	int lost = 0;
 
 	if (missing)
 		SKIP(return, "%s", missing);
 	fork_peer(1, 0);
-	enter_cgroup(cgroup, 1);
+	enter_cgroup(self->cgroup, 1);
 	for (int i = 0; i < 2; i++)
 		area[i] = map_by(1, NR, 1000);
 	ASSERT_TRUE(ksm_scan(4));
@@ -1967,7 +1958,7 @@ TEST_F_TIMEOUT(ksm_rmap, madv_free_of_an_unmerged_page, SLOW)
 	for (int i = 0; i < NR; i++)
 		ASSERT_EQ(0, ask(2, OP_FREE, area[0] + i * self->page, 0));
 
-	reclaim_all_kinds(cgroup);
+	reclaim_all_kinds(self->cgroup);
 	for (int i = 0; i < NR; i++)
 		lost += !ask(1, OP_HOLDS, area[0] + i * self->page, 1000 + i);
 	EXPECT_EQ(0, lost) {
@@ -1975,8 +1966,6 @@ TEST_F_TIMEOUT(ksm_rmap, madv_free_of_an_unmerged_page, SLOW)
 		       lost, NR);
 	}
 	end_peer(2);
-	exit_peer(1);
-	remove_cgroup(cgroup);
 }
 
 /* Have ksmd begin another scan, and stop it after some of it */
@@ -2189,14 +2178,14 @@ TEST_F_TIMEOUT(ksm_rmap, swapped_in_after_the_first_has_exited, SLOW)
 {
 	enum { NR = 300 };	/* pages: see swap_out_all() */
 	struct mapping m[2 * NR];
-	char cgroup[64], *area[2];
-	const char *missing = make_cgroup(cgroup);
+	char *area[2];
+	const char *missing = make_cgroup(self->cgroup);
 
 	if (missing)
 		SKIP(return, "%s", missing);
 	for (int j = 0; j < 2; j++) {
 		fork_peer(1 + j, 0);
-		enter_cgroup(cgroup, 1 + j);
+		enter_cgroup(self->cgroup, 1 + j);
 		area[j] = map_by(1 + j, NR, 1000);
 	}
 	ASSERT_EQ((void *)area[0], (void *)area[1]);	/* so the same index */
@@ -2204,7 +2193,7 @@ TEST_F_TIMEOUT(ksm_rmap, swapped_in_after_the_first_has_exited, SLOW)
 		m[i] = (struct mapping){ 1 + i % 2, area[0] + i / 2 * self->page };
 	for (int i = 0; i < NR; i++)
 		__merge(_metadata, &m[2 * i], 2);
-	ASSERT_EQ(2 * NR, swap_out_all(cgroup, m, 2 * NR));
+	ASSERT_EQ(2 * NR, swap_out_all(self->cgroup, m, 2 * NR));
 
 	for (int i = 0; i < NR; i++)
 		EXPECT_TRUE(ask(1, OP_HOLDS, area[0] + i * self->page, 1000 + i));
@@ -2219,8 +2208,6 @@ TEST_F_TIMEOUT(ksm_rmap, swapped_in_after_the_first_has_exited, SLOW)
 
 		EXPECT_EQ(FOUND, walk_finds(_metadata, pfn_at(&second), &second));
 	}
-	exit_peer(2);
-	remove_cgroup(cgroup);
 }
 
 /*
@@ -2232,15 +2219,15 @@ TEST_F_TIMEOUT(ksm_rmap, merged_again_with_other_swap_entries, SLOW)
 {
 	enum { NR = 300 };	/* pages: see swap_out_all() */
 	struct mapping m[2 * NR];
-	char cgroup[64], *area[2], *other;
-	const char *missing = make_cgroup(cgroup);
+	char *area[2], *other;
+	const char *missing = make_cgroup(self->cgroup);
 	int merged = 0;
 
 	if (missing)
 		SKIP(return, "%s", missing);
 	for (int j = 0; j < 2; j++) {
 		fork_peer(1 + j, 0);
-		enter_cgroup(cgroup, 1 + j);
+		enter_cgroup(self->cgroup, 1 + j);
 		area[j] = map_by(1 + j, NR, 1000);
 	}
 	for (int i = 0; i < NR; i++)
@@ -2249,7 +2236,7 @@ TEST_F_TIMEOUT(ksm_rmap, merged_again_with_other_swap_entries, SLOW)
 							 i * self->page };
 	for (int i = 0; i < NR; i++)
 		__merge(_metadata, &m[2 * i], 2);
-	ASSERT_EQ(2 * NR, swap_out_all(cgroup, m, 2 * NR));
+	ASSERT_EQ(2 * NR, swap_out_all(self->cgroup, m, 2 * NR));
 
 	/* Back to peer 1, where it is merged with another, which is scanned first */
 	for (int i = 0; i < NR; i++)
@@ -2270,9 +2257,6 @@ TEST_F_TIMEOUT(ksm_rmap, merged_again_with_other_swap_entries, SLOW)
 		assert_found_or_copied(&m[2 * i + 1], 1000 + i);
 		assert_found_or_copied(&m[2 * i], 1000 + i);
 	}
-	exit_peer(1);
-	exit_peer(2);
-	remove_cgroup(cgroup);
 }
 
 /*
@@ -2284,8 +2268,8 @@ TEST_F_TIMEOUT(ksm_rmap, merge_with_one_that_is_merged_by_now, SLOW)
 {
 	enum { NR = 32 };	/* pages */
 	struct mapping m[4], ksm[2], other[2];
-	char cgroup[64], *area;
-	const char *missing = make_cgroup(cgroup);
+	char *area;
+	const char *missing = make_cgroup(self->cgroup);
 
 	if (missing)
 		SKIP(return, "%s", missing);
@@ -2293,7 +2277,7 @@ TEST_F_TIMEOUT(ksm_rmap, merge_with_one_that_is_merged_by_now, SLOW)
 	write_num(KSM_SYSFS "max_page_sharing", 2);
 	for (int i = 1; i <= 3; i++) {
 		fork_peer(i, 0);
-		enter_cgroup(cgroup, i);
+		enter_cgroup(self->cgroup, i);
 	}
 	area = map_by(1, NR, 1000);
 	for (int i = 0; i < 2; i++) {
@@ -2309,7 +2293,7 @@ TEST_F_TIMEOUT(ksm_rmap, merge_with_one_that_is_merged_by_now, SLOW)
 	}
 	merge(other);
 	ASSERT_NE(pfn_at(&ksm[0]), pfn_at(&other[0]));
-	ASSERT_EQ(4, swap_out_all(cgroup, m, 4));
+	ASSERT_EQ(4, swap_out_all(self->cgroup, m, 4));
 
 	/* An ordinary page now, which peer 3 has swapped out */
 	ask(2, OP_TOUCH, other[0].addr, 0);
@@ -2335,7 +2319,6 @@ TEST_F_TIMEOUT(ksm_rmap, merge_with_one_that_is_merged_by_now, SLOW)
 	ASSERT_EQ(0, ask(1, OP_RELEASE, NULL, 0));
 	for (int i = 1; i <= 3; i++)
 		exit_peer(i);
-	remove_cgroup(cgroup);
 }
 
 /* Equal pages of two huge pages, which have to be split to be merged */
@@ -2731,21 +2714,21 @@ TEST_F_TIMEOUT(ksm_rmap, keys_go_from_the_swap_cache, SLOW)
 	struct mapping m[] = { { 1, NULL }, { 1, NULL }, { 2, NULL } };
 	const size_t page = self->page;
 	unsigned long pfn, before, after;
-	char cgroup[64], *area;
-	const char *missing = make_cgroup(cgroup);
+	char *area;
+	const char *missing = make_cgroup(self->cgroup);
 
 	if (missing)
 		SKIP(return, "%s", missing);
 	write_num(KSM_SYSFS "smart_scan", 0);
 	fork_peer(1, 0);
-	enter_cgroup(cgroup, 1);
+	enter_cgroup(self->cgroup, 1);
 	for (int i = 0; i < 2; i++)
 		m[i].addr = map_by(1, 1, 7);
 	map_by(1, BULK, 200);
 	__merge(_metadata, m, 2);
 	/* The reference keeps it in the swap cache, whatever the swap device */
 	ASSERT_EQ(0, ask(1, OP_HOLD, m[0].addr, 0));
-	ASSERT_EQ(2, swap_out_all(cgroup, m, 2));
+	ASSERT_EQ(2, swap_out_all(self->cgroup, m, 2));
 	/* And so does the other swap entry, while this one comes back */
 	ask(1, OP_TOUCH, m[0].addr, 0);
 	pfn = pfn_at(&m[0]);
@@ -2771,9 +2754,6 @@ TEST_F_TIMEOUT(ksm_rmap, keys_go_from_the_swap_cache, SLOW)
 	ASSERT_EQ(pfn, pfn_at(&m[1]));
 	__assert_found(_metadata, m, 2, 7);
 	ASSERT_EQ(0, ask(1, OP_RELEASE, NULL, 0));
-	exit_peer(1);
-	exit_peer(2);
-	remove_cgroup(cgroup);
 }
 
 /*
