@@ -206,26 +206,30 @@ static unsigned long obey(const struct request *req)
 	}
 }
 
-/* What a process does that does not answer: its state and stack, for a message */
+/*
+ * What a process does that does not answer, for a message: its state, the clock
+ * ticks it has spent in user mode and in the kernel, and its stack if it sleeps.
+ */
 static const char *whereabouts(pid_t pid)
 {
-	static char text[512];
-	char path[32], *p;
-	ssize_t len;
+	static char text[600];
+	char path[32], stat[512] = "", stack[512] = "", state = '?', *p;
+	unsigned long user = 0, kernel = 0;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	if (read_file(path, text, sizeof(text)) <= 0)
+	if (read_file(path, stat, sizeof(stat)) <= 0)
 		return "gone";
-	p = strrchr(text, ')');
-	if (!p || p[2] == 'Z')
-		return "dead";
+	p = strrchr(stat, ')');
+	if (p)
+		sscanf(p, ") %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+		       &state, &user, &kernel);
 	snprintf(path, sizeof(path), "/proc/%d/stack", pid);
-	len = read_file(path, text, sizeof(text));
-	if (len <= 0)
-		return "running";
-	for (p = text; *p; p++)
+	read_file(path, stack, sizeof(stack));
+	for (p = stack; *p; p++)
 		if (*p == '\n')
 			*p = ' ';
+	snprintf(text, sizeof(text), "state %c, user %lu, kernel %lu ticks %s",
+		 state, user, kernel, stack);
 	return text;
 }
 
@@ -2468,6 +2472,7 @@ TEST_F_TIMEOUT(ksm_rmap, memory_offline, SLOW)
 	struct mapping m[NR][2];
 	char text[32], *area = map_area(NR * apart);
 	unsigned long pfn, size, block, last = -1UL;
+	struct timespec begin, now;
 	bool taken = false;
 
 	if (read_file(MEMORY "block_size_bytes", text, sizeof(text)) <= 0)
@@ -2489,7 +2494,12 @@ TEST_F_TIMEOUT(ksm_rmap, memory_offline, SLOW)
 	}
 	for (int i = 0; i < NR; i++)
 		merge(m[i]);
+	/* Each that cannot be taken takes seconds */
+	clock_gettime(CLOCK_MONOTONIC, &begin);
 	for (int i = 0; i < NR && !taken; i++) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (now.tv_sec - begin.tv_sec > SLOW / 3)
+			break;
 		pfn = pfn_at(&m[i][0]);
 		block = pfn / (size / self->page);
 		if (block == last)
