@@ -49,14 +49,14 @@ judge() { # OUT STATUS
 }
 
 # Runs SCRIPT in the guest, with the selftests and ARGs, and SHOW OUT/log on what it
-# prints; judges it.
+# prints; judges it.  QEMU_OPTIONS are further ones of QEMU.
 test_in_guest() { # OUT SHOW SCRIPT ARG...
 	local out=$1 show=$2 script=$3 rc=0
 	shift 3
 	mkdir -p "$out"
 	# The kernel log comes by the console: a guest that dies leaves no other
 	in_guest() {
-		"$ROOT/scripts/guest" --limit "$LIMIT" --memory 4G --console "$out/console" \
+		"$ROOT/scripts/guest" --limit "$LIMIT" --memory 4G --console "$out/console" --qemu "${QEMU_OPTIONS:-}" \
 			"$KERNEL_BUILD" env KSM_O="$KERNEL_BUILD/mm/ksm.o" KSM_RMAP_ARGS="${KSM_RMAP_ARGS:-}" \
 			"$ROOT/guest/$script" "$B/kselftest/mm" "$@" |
 			"$show" "$out/log"
