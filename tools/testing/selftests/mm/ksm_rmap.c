@@ -1969,7 +1969,6 @@ TEST_F_TIMEOUT(ksm_rmap, madv_free_of_an_unmerged_page, SLOW)
 		TH_LOG("MADV_FREE of peer 2 has wiped %d of %d pages of peer 1",
 		       lost, NR);
 	}
-	end_peer(2);
 }
 
 /* Have ksmd begin another scan, and stop it after some of it */
@@ -2321,8 +2320,6 @@ TEST_F_TIMEOUT(ksm_rmap, merge_with_one_that_is_merged_by_now, SLOW)
 	for (int i = 0; i < 2; i++)
 		EXPECT_TRUE(ask(2 + i, OP_HOLDS, other[i].addr, 7));
 	ASSERT_EQ(0, ask(1, OP_RELEASE, NULL, 0));
-	for (int i = 1; i <= 3; i++)
-		exit_peer(i);
 }
 
 /* Equal pages of two huge pages, which have to be split to be merged */
