@@ -12,8 +12,7 @@ make save                  the commits of that tree back into patches/ and new f
 make mbox                  the series as mail, and as one file for git am
 make build                 both kernels; `make unpatched` or `make patched` for one
 make prefixes              builds the series patch by patch, and boots each
-make kunit                 KSM's KUnit tests in User Mode Linux, of 64 and 32 bits,
-                           and the kernel's test of the interval tree
+make kunit                 KSM's KUnit tests in User Mode Linux, of 64 and 32 bits
 make soak                  everything at once to KSM pages, at random: every mapping
                            must be found; five minutes, or SOAK="-n 1000000"
 make coverage              which lines of the series the tests execute: all must be,
