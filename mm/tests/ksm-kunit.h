@@ -149,7 +149,7 @@ static struct page *ksm_test_stale_node(struct kunit *test)
 
 	t->vma.vm_pgoff = -1UL - 2;
 	ksm_test_set_key(t);
-	stable_tree_append(&t->item, node, page_folio(page), false);
+	stable_tree_append(&t->item, node, false);
 	KUNIT_EXPECT_TRUE(test, t->item.address & STABLE_FLAG);
 	KUNIT_EXPECT_EQ(test, t->item.linear_page_index, -1UL);
 	return page;

@@ -1710,6 +1710,82 @@ TEST_F_TIMEOUT(ksm_rmap, migration_while_ksmd_scans, SLOW)
 	ASSERT_LT(0, merged);
 }
 
+/*
+ * A KSM page comes to where ksmd has another page in the unstable tree.  That page's
+ * rmap_item must leave the tree even if the KSM page cannot be merged for now, since
+ * an equal one is locked.
+ */
+TEST_F_TIMEOUT(ksm_rmap, mremap_onto_one_in_the_unstable_tree, SLOW)
+{
+	/* Mapped downwards, and scanned upwards */
+	char *moved = map_apart(MOVING), *equal = map_area(2 * MOVING);
+	char *area = new_area(MOVING);
+	struct mapping m[MOVING], pair[2];
+	unsigned long pfns[MOVING];
+	struct mover mover = { };
+	pthread_t thread;
+	int put_off = 0;
+
+	if (access(NODE1, F_OK))
+		SKIP(return, "needs two memory nodes, try numa=fake=2");
+	ASSERT_NE(NULL, moved);
+	ASSERT_NE(NULL, equal);
+	ASSERT_LT((unsigned long)area, (unsigned long)equal);
+	write_num(KSM_SYSFS "smart_scan", 0);
+
+	/* Only mapped where ksmd does not look, once the child has gone */
+	for (int i = 0; i < MOVING; i++) {
+		m[i] = (struct mapping){ 0, moved + i * self->page };
+		fill_page(m[i].addr, 1000 + i);
+	}
+	fork_peer(1, 0);
+	ASSERT_EQ(0, __ask(_metadata, 1, OP_MERGEABLE, moved, 0, MOVING));
+	map_by(1, MOVING, 1000);
+	ASSERT_TRUE(ksm_scan(4));
+	for (int i = 0; i < MOVING; i++) {
+		pfns[i] = pfn_at(&m[i]);
+		ASSERT_TRUE(pfn_is_ksm(pfns[i]));
+	}
+	exit_peer(1);
+	ASSERT_TRUE(ksm_scan(2));
+
+	for (int i = 0; i < 2 * MOVING; i++)
+		fill_page(equal + i * self->page, 1000 + i / 2);
+	for (int i = 0; i < MOVING; i++) {
+		for (int j = 0; j < 2; j++) {
+			pair[j].peer = 0;
+			pair[j].addr = equal + (2 * i + j) * self->page;
+		}
+		mover.pages[i] = pair[0].addr;
+		merge(pair);
+		ASSERT_NE(pfns[i], pfn_at(&pair[0]));
+		ASSERT_EQ(pfns[i], pfn_at(&m[i]));
+	}
+
+	ASSERT_EQ((void *)area, sys_mremap(moved, MOVING * self->page,
+					   MOVING * self->page,
+					   MREMAP_MAYMOVE | MREMAP_FIXED, area));
+	ASSERT_EQ(0, madvise(area, MOVING * self->page, MADV_MERGEABLE));
+	/* They are locked some of the time: do not look at all in one moment */
+	write_num(KSM_SYSFS "pages_to_scan", 1);
+	write_num(KSM_SYSFS "sleep_millisecs", 1);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, keep_moving, &mover));
+	ASSERT_TRUE(ksm_scan(1));
+	__atomic_store_n(&mover.stop, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	write_num(KSM_SYSFS "pages_to_scan", 100000);
+	for (int i = 0; i < MOVING; i++) {
+		m[i].addr = area + i * self->page;
+		put_off += pfn_at(&m[i]) == pfns[i];
+	}
+	TH_LOG("%d of %d pages were put off", put_off, MOVING);
+	EXPECT_LT(0, put_off);
+
+	ASSERT_TRUE(ksm_scan(2));
+	for (int i = 0; i < MOVING; i++)
+		__assert_found(_metadata, &m[i], 1, 1000 + i);
+}
+
 struct changer {
 	char *page;	/* whose vma is split off, and merged again */
 	int forks;
