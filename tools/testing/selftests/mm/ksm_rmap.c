@@ -2839,6 +2839,83 @@ TEST_F_TIMEOUT(ksm_rmap, keys_go_from_the_swap_cache, SLOW)
 	ASSERT_EQ(0, ask(1, OP_RELEASE, NULL, 0));
 }
 
+/* Have ksmd merge @nr pages at @area with others like them, and then see writes */
+static void __merge_and_write(struct __test_metadata *_metadata, char *area,
+			      size_t nr, unsigned long tag, bool one_content)
+{
+	const long sharing = ksm_counter("pages_sharing");
+
+	for (size_t i = 0; i < nr; i++)
+		fill_page(area + i * psize(), tag + (one_content ? 0 : i));
+	ASSERT_TRUE(ksm_scan(3));
+	ASSERT_EQ(sharing + (long)nr, ksm_counter("pages_sharing"));
+	/* What nobody else has */
+	for (size_t i = 0; i < nr; i++)
+		fill_page(area + i * psize(), (unsigned long)area / psize() + i);
+	ASSERT_TRUE(ksm_scan(2));
+	ASSERT_EQ(sharing, ksm_counter("pages_sharing"));
+}
+
+#define merge_and_write(area, nr, tag, one_content) \
+	__merge_and_write(_metadata, area, nr, tag, one_content)
+
+/*
+ * Of one anon_vma, so many VMAs have the same index that ksmd does not look at them
+ * all before it keeps a key.  A page must not collect keys for that.
+ */
+TEST_F_TIMEOUT(ksm_rmap, keys_of_many_vmas_at_one_index, SLOW)
+{
+	/* Pages: merged one by one, or all at once; KSM_KEY_LOOKS is 4096 */
+	enum { ONE = 64, NR = 600, VMAS = 4500, ROUNDS = 8, SHARING = 256 };
+	const size_t size = NR * self->page, stride = size + self->page;
+	char *area = map_apart(NR + 1), *away, *equal;
+	long before, after;
+
+	if (slab_objects("ksm_rmap_item") < 0)
+		SKIP(return, "needs slabs that are not merged: slab_nomerge");
+	ASSERT_NE(NULL, area);
+	write_num(KSM_SYSFS "smart_scan", 0);
+	away = mmap(NULL, VMAS * stride, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, away);
+	/* What is moved away leaves a hole; the VMA that fills it gets the same anon_vma */
+	fill_page(area + size, 1000);
+	for (int i = 0; i < VMAS; i++) {
+		ASSERT_NE(MAP_FAILED,
+			  sys_mremap(area, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
+				     away + i * stride));
+		ASSERT_EQ((void *)area,
+			  mmap(area, size, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+		madvise(area, size, MADV_NOHUGEPAGE);	/* as in map_apart() */
+	}
+	ASSERT_EQ(0, madvise(area, size, MADV_MERGEABLE));
+	for (int i = 0; i < NR; i++)
+		fill_page(area + i * self->page, (unsigned long)area / self->page + i);
+	equal = map_area(2 * ONE);
+	ASSERT_NE(NULL, equal);
+	for (int i = 0; i < 2 * ONE; i++)
+		fill_page(equal + i * self->page, 2000 + i / 2);
+	ASSERT_TRUE(ksm_scan(3));
+	ASSERT_EQ(ONE, ksm_counter("pages_shared"));
+	before = slab_objects("ksm_rmap_item");
+
+	/* Again and again the same keys: one for each page */
+	for (int round = 0; round < ROUNDS; round++)
+		merge_and_write(area, ONE, 2000, false);
+	after = slab_objects("ksm_rmap_item");
+	TH_LOG("%d times the same %d keys: %ld objects more", ROUNDS, ONE, after - before);
+	EXPECT_GT(before + 4 * ONE, after);
+
+	/* Each time other keys, all for the same page */
+	before = after;
+	for (int done = 0; done + 200 <= NR; done += 200)
+		merge_and_write(area + done * self->page, 200, 2000, true);
+	after = slab_objects("ksm_rmap_item");
+	TH_LOG("%d keys of one page: %ld objects more", NR, after - before);
+	EXPECT_GT(before + SHARING + 3 * ONE, after);
+}
+
 /*
  * Only peer 2 asks for KSM, which makes a page a KSM page that it shares with its
  * parent.  Then it has no use for that any more, and ksmd sees so.  The rest of the
