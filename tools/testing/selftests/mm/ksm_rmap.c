@@ -1609,6 +1609,112 @@ TEST_F(ksm_rmap, migration_to_a_node_with_the_same)
 	assert_found(all, 100);
 }
 
+/* The same, but all KSM pages with that content have as many sharers as they may */
+TEST_F(ksm_rmap, migration_to_a_node_with_the_same_but_full)
+{
+	char *area = new_area(4);
+	struct mapping there[] = { { 0, area }, { 0, area + self->page } };
+	struct mapping here[] = { { 0, area + 2 * self->page },
+				  { 0, area + 3 * self->page } };
+	struct mapping moved[] = { here[0] };
+
+	if (access(NODE1, F_OK))
+		SKIP(return, "needs two memory nodes, try numa=fake=2");
+	write_num(KSM_SYSFS "merge_across_nodes", 0);
+	write_num(KSM_SYSFS "max_page_sharing", 2);
+	for (int i = 0; i < 4; i++) {
+		char *page = area + i * self->page;
+
+		fill_page(page, 100);
+		move_to_node(page, i < 2);
+	}
+	merge(there);
+	merge(here);
+	fill_page(here[1].addr, 1000);
+	ASSERT_TRUE(ksm_scan(1));
+	move_to_node(here[0].addr, 1);
+
+	/* Without memory for a chain, ksmd has to try again */
+	if (ksmd_fails(100, "ksm_stable_node")) {
+		ASSERT_TRUE(ksm_scan(1));
+		ksmd_fails(0, "ksm_stable_node");
+		EXPECT_EQ(0, ksm_counter("stable_node_chains"));
+		assert_found(moved, 100);
+	}
+	ASSERT_TRUE(ksm_scan(2));
+	EXPECT_EQ(1, ksm_counter("stable_node_chains"));
+	EXPECT_EQ(2, ksm_counter("stable_node_dups"));
+	assert_found(moved, 100);
+	assert_found(there, 100);
+}
+
+/*
+ * With merge_across_nodes=0, two KSM pages with the same content change places, or
+ * one does with a part of a chain.  ksmd comes to the one before it has seen that
+ * the other has gone.
+ */
+static void __change_places(struct __test_metadata *_metadata, bool chain)
+{
+	const size_t page = psize();
+	char *area = new_area(6);
+	struct mapping comes[] = { { 0, area }, { 0, area + page } };
+	struct mapping goes[] = { { 0, area + 2 * page }, { 0, area + 3 * page } };
+	struct mapping full[] = { { 0, area + 4 * page }, { 0, area + 5 * page } };
+	struct mapping one[] = { comes[0] }, other[] = { goes[0] };
+
+	write_num(KSM_SYSFS "merge_across_nodes", 0);
+	write_num(KSM_SYSFS "smart_scan", 0);
+	write_num(KSM_SYSFS "max_page_sharing", chain ? 2 : 256);
+	/* Time to stop ksmd in, so that ksm_scan(1) is one scan */
+	write_num(KSM_SYSFS "sleep_millisecs", 200);
+	for (int i = 0; i < 6; i++)
+		move_to_node(area + i * page, i < 2);
+	for (int i = 0; i < (chain ? 6 : 4); i++)
+		fill_page(area + i * page, 100);
+	merge(comes);
+	if (chain) {
+		for (int scans = 0; scans < 30 && !ksm_counter("stable_node_chains"); scans++)
+			ASSERT_TRUE(ksm_scan(1));
+		ASSERT_EQ(1, ksm_counter("stable_node_chains"));
+		/* Which two are together is ksmd's choice */
+		if (!are_merged(goes, 2)) {
+			const bool first = pfn_at(&goes[0]) == pfn_at(&full[0]);
+			const struct mapping with = full[!first];
+
+			full[!first] = goes[1];
+			goes[1] = with;
+		}
+	}
+	ASSERT_TRUE(are_merged(goes, 2));
+	/* Each of them with one sharer, so that there is room for one more */
+	fill_page(comes[1].addr, 1000);
+	fill_page(goes[1].addr, 1001);
+	ASSERT_TRUE(ksm_scan(1));
+	move_to_node(comes[0].addr, 0);
+	move_to_node(goes[0].addr, 1);
+	for (int i = 0; i < 3; i++) {
+		ASSERT_TRUE(ksm_scan(1));
+		assert_found(one, 100);
+		assert_found(other, 100);
+		if (chain)
+			assert_found(full, 100);
+	}
+}
+
+TEST_F(ksm_rmap, migration_of_two_that_change_places)
+{
+	if (access(NODE1, F_OK))
+		SKIP(return, "needs two memory nodes, try numa=fake=2");
+	__change_places(_metadata, false);
+}
+
+TEST_F(ksm_rmap, migration_of_two_that_change_places_in_a_chain)
+{
+	if (access(NODE1, F_OK))
+		SKIP(return, "needs two memory nodes, try numa=fake=2");
+	__change_places(_metadata, true);
+}
+
 /* With merge_across_nodes=0, ksmd finds a KSM page that has gone to another node */
 TEST_F(ksm_rmap, migration_of_one_that_ksmd_looks_for)
 {
@@ -2837,6 +2943,34 @@ TEST_F_TIMEOUT(ksm_rmap, keys_go_from_the_swap_cache, SLOW)
 	ASSERT_EQ(pfn, pfn_at(&m[1]));
 	__assert_found(_metadata, m, 2, 7);
 	ASSERT_EQ(0, ask(1, OP_RELEASE, NULL, 0));
+}
+
+/* Without memory for a key that the parent needs, the rmap_item stays until there is */
+TEST_F(ksm_rmap, keys_without_memory)
+{
+	for (int smart_scan = 0; smart_scan < 2; smart_scan++) {
+		struct mapping parent[] = { { 1 + 2 * smart_scan, NULL } };
+		struct mapping child = { parent->peer + 1, NULL };
+		const unsigned long tag = 100 + smart_scan;
+
+		write_num(KSM_SYSFS "smart_scan", smart_scan);
+		fork_peer(parent->peer, 0);
+		parent->addr = map_by(parent->peer, 1, tag);
+		child.addr = parent->addr;
+		ASSERT_EQ(0, ask(parent->peer, OP_UNMERGEABLE, parent->addr, 0));
+		fork_peer(child.peer, parent->peer);
+		ASSERT_EQ(0, ask(child.peer, OP_MERGEABLE, child.addr, 0));
+		merge_in_place(&child, tag);
+
+		ASSERT_EQ(0, ask(child.peer, OP_FILL, child.addr, 1000));
+		if (ksmd_fails(100, "ksm_rmap_item")) {
+			ASSERT_TRUE(ksm_scan(2));
+			ksmd_fails(0, "ksm_rmap_item");
+			assert_found(parent, tag);
+		}
+		ASSERT_TRUE(ksm_scan(2));
+		assert_found(parent, tag);
+	}
 }
 
 /* Have ksmd merge @nr pages at @area with others like them, and then see writes */
