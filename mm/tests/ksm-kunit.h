@@ -201,17 +201,38 @@ static void ksm_test_smart_scan(struct kunit *test)
 	__free_page(page);
 }
 
+/* As the stable node has it, which frees an inherited one; with a reference */
 static struct ksm_rmap_item *ksm_test_key(struct kunit *test, bool inherited,
-					  struct anon_vma *anon_vma)
+					  struct anon_vma *anon_vma, pgoff_t pgoff)
 {
 	struct ksm_test *t = test->priv;
-	struct ksm_rmap_item *key = kunit_kzalloc(test, sizeof(*key), GFP_KERNEL);
+	struct ksm_rmap_item *key;
 
+	if (inherited)
+		key = kmem_cache_zalloc(rmap_item_cache, GFP_KERNEL);
+	else
+		key = kunit_kzalloc(test, sizeof(*key), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, key);
 	key->mm = inherited ? NULL : t->mm;
 	key->anon_vma = anon_vma;
-	key->linear_page_index = TEST_PGOFF;
+	get_anon_vma(anon_vma);
+	key->linear_page_index = pgoff;
 	return key;
+}
+
+static int ksm_test_free_inherited(struct ksm_stable_node *node)
+{
+	struct ksm_rmap_item *key;
+	struct hlist_node *next;
+	int nr = 0;
+
+	hlist_for_each_entry_safe(key, next, &node->hlist, hlist) {
+		if (!is_inherited(key))
+			break;
+		free_inherited_key(key);
+		nr++;
+	}
+	return nr;
 }
 
 /* Inherited keys come first, whatever comes when */
@@ -223,10 +244,35 @@ static void ksm_test_order_of_keys(struct kunit *test)
 	int nr = 0;
 
 	for (int i = 0; i < 8; i++)
-		list_key(&node, ksm_test_key(test, i % 3 == 1, &t->anon_vma));
+		list_key(&node, ksm_test_key(test, i % 3 == 1, &t->anon_vma, i));
 	hlist_for_each_entry(key, &node.hlist, hlist)
 		KUNIT_EXPECT_EQ(test, is_inherited(key), nr++ < 3);
 	KUNIT_EXPECT_EQ(test, nr, 8);
+	KUNIT_EXPECT_EQ(test, ksm_test_free_inherited(&node), 3);
+}
+
+/* An inherited key goes when there is one with its anon_vma, or with the root of that */
+static void ksm_test_covered_keys(struct kunit *test)
+{
+	struct ksm_stable_node node = { .hlist = HLIST_HEAD_INIT };
+	struct ksm_test *t = test->priv;
+	struct anon_vma child = {
+		.root = &t->anon_vma,
+		.refcount = ATOMIC_INIT(1),
+	};
+
+	list_key(&node, ksm_test_key(test, true, &child, 1));
+	list_key(&node, ksm_test_key(test, true, &child, 2));
+	KUNIT_EXPECT_EQ(test, atomic_read(&child.refcount), 3);
+	list_key(&node, ksm_test_key(test, false, &t->anon_vma, 1));
+	KUNIT_EXPECT_EQ(test, atomic_read(&child.refcount), 2);
+	list_key(&node, ksm_test_key(test, true, &child, 2));
+	KUNIT_EXPECT_EQ(test, atomic_read(&child.refcount), 2);
+
+	/* But the child's does not lead to all that the root's does */
+	list_key(&node, ksm_test_key(test, true, &t->anon_vma, 3));
+	list_key(&node, ksm_test_key(test, false, &child, 3));
+	KUNIT_EXPECT_EQ(test, ksm_test_free_inherited(&node), 2);
 }
 
 #define has_other(anon_vma) has_other_key(&node, key, anon_vma, true, &looks)
@@ -234,19 +280,24 @@ static void ksm_test_other_key(struct kunit *test)
 {
 	struct ksm_stable_node node = { .hlist = HLIST_HEAD_INIT };
 	struct ksm_test *t = test->priv;
-	struct anon_vma parent, stranger;
-	struct ksm_rmap_item *key = ksm_test_key(test, true, &parent);
-	struct ksm_rmap_item *item = ksm_test_key(test, false, &t->anon_vma);
+	struct anon_vma stranger = { }, parent = {
+		.root = &t->anon_vma,
+		.refcount = ATOMIC_INIT(1),
+	};
+	struct ksm_rmap_item *key = ksm_test_key(test, true, &parent, TEST_PGOFF);
+	struct ksm_rmap_item *item = ksm_test_key(test, false, &stranger, TEST_PGOFF);
 	int looks = 100;
 
 	/* A key does not replace itself */
 	list_key(&node, key);
 	KUNIT_EXPECT_FALSE(test, has_other(&parent));
 
-	/* But one with the vma's own anon_vma does, or an equal one */
+	/* But one with the vma's own anon_vma does, an equal one, or one of the root */
 	list_key(&node, item);
-	KUNIT_EXPECT_TRUE(test, has_other(&t->anon_vma));
-	KUNIT_EXPECT_FALSE(test, has_other(&stranger));
+	KUNIT_EXPECT_TRUE(test, has_other(&stranger));
+	KUNIT_EXPECT_FALSE(test, has_other(&parent));
+	item->anon_vma = &t->anon_vma;
+	KUNIT_EXPECT_TRUE(test, has_other(&stranger));
 	item->anon_vma = &parent;
 	KUNIT_EXPECT_TRUE(test, has_other(&stranger));
 
@@ -258,6 +309,7 @@ static void ksm_test_other_key(struct kunit *test)
 					       &looks));
 	looks = 1;
 	KUNIT_EXPECT_FALSE(test, has_other(&stranger));
+	KUNIT_EXPECT_EQ(test, ksm_test_free_inherited(&node), 1);
 }
 
 #undef has_other
@@ -270,15 +322,9 @@ static void ksm_test_key_not_needed(struct kunit *test)
 	struct page *page = alloc_page(GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, page);
-	for (int i = 0; i < 3; i++) {
-		struct ksm_rmap_item *key = kmem_cache_zalloc(rmap_item_cache,
-							      GFP_KERNEL);
-
-		KUNIT_ASSERT_NOT_NULL(test, key);
-		get_anon_vma(&t->anon_vma);
-		key->anon_vma = &t->anon_vma;
-		list_key(&node, key);
-	}
+	for (int i = 0; i < 3; i++)
+		list_key(&node, ksm_test_key(test, true, &t->anon_vma, i));
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->anon_vma.refcount), 4);
 	drop_inherited_keys(&node, page_folio(page));
 	KUNIT_EXPECT_TRUE(test, hlist_empty(&node.hlist));
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->anon_vma.refcount), 1);
@@ -293,6 +339,7 @@ static struct kunit_case ksm_test_cases[] = {
 	KUNIT_CASE(ksm_test_put_with_stale_node),
 	KUNIT_CASE(ksm_test_smart_scan),
 	KUNIT_CASE(ksm_test_order_of_keys),
+	KUNIT_CASE(ksm_test_covered_keys),
 	KUNIT_CASE(ksm_test_other_key),
 	KUNIT_CASE(ksm_test_key_not_needed),
 	{}

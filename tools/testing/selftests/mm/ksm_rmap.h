@@ -53,6 +53,7 @@ static struct {
 	{ KSM_SYSFS "sleep_millisecs", 0 },
 	{ KSM_SYSFS "smart_scan", 1 },
 	{ KSM_SYSFS "use_zero_pages", 0 },
+	{ KSM_SYSFS "stable_node_chains_prune_millisecs", 2000 },
 	/* Short per-CPU lists of free pages: compaction does not see these */
 	{ "/proc/sys/vm/percpu_pagelist_high_fraction", 100000 },
 };
@@ -473,17 +474,18 @@ static inline void reclaim_cgroup(const char *cgroup)
 }
 
 /*
- * Have a pipe refer to the page at @p, without a copy and without pinning it: in
- * the swap cache, it stays there, whatever the swap device.
+ * Have a pipe refer to @nr pages at @p, without a copy and without pinning them: in
+ * the swap cache, they stay there, whatever the swap device.
  *
  * Returns: 0, or an errno
  */
-static inline int hold_page(int holder[2], char *p)
+static inline int hold_pages(int holder[2], char *p, size_t nr)
 {
-	struct iovec iov = { p, psize() };
+	struct iovec iov = { p, nr * psize() };
 
 	if (pipe(holder) ||
-	    vmsplice(holder[1], &iov, 1, 0) != (ssize_t)psize())
+	    fcntl(holder[1], F_SETPIPE_SZ, nr * psize()) < 0 ||
+	    vmsplice(holder[1], &iov, 1, 0) != (ssize_t)(nr * psize()))
 		return errno;
 	return 0;
 }

@@ -309,7 +309,7 @@ static const char *enter_cgroup(void)
 /* In the swap cache it stays a KSM page */
 static void hold(char *p)
 {
-	if (hold_page(holder, p))
+	if (hold_pages(holder, p, 1))
 		ksft_exit_fail_perror("vmsplice");
 }
 
