@@ -13,8 +13,10 @@
  * kernels with and without an index in struct ksm_rmap_item.
  */
 #include "kselftest_harness.h"
+#include <dirent.h>
 #include <linux/mempolicy.h>
 #include <pthread.h>
+#include <sys/klog.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/swap.h>
@@ -77,6 +79,7 @@ struct mapping {
 };
 
 static int idle_fd, holder[2], own_sock;
+static pid_t *last_group;	/* of the test before: all tests share it */
 static unsigned long sigbus_addr, sigbus_count;
 
 static unsigned long obey(const struct request *req);
@@ -206,9 +209,36 @@ static unsigned long obey(const struct request *req)
 	}
 }
 
+/* Where in the kernel a CPU runs @pid, if one does, and if SysRq can tell */
+static void where_it_runs(pid_t pid, char *text, size_t size)
+{
+	static char log[65536];
+	char mark[32], *line, *p;
+	size_t len = 0;
+
+	if (!write_text("/proc/sysrq-trigger", "l"))
+		return;
+	usleep(200000);
+	if (klogctl(3 /* read all */, log, sizeof(log) - 1) < 0)
+		return;
+	snprintf(mark, sizeof(mark), "PID: %d ", pid);
+	for (line = NULL, p = log; (p = strstr(p, mark)); p++)
+		line = p;
+	for (line = line ? strtok(line, "\n") : NULL;
+	     line && !strstr(line, "</TASK>") && len < size; line = strtok(NULL, "\n")) {
+		p = strstr(line, "+0x");
+		if (!p)
+			continue;
+		*p = '\0';
+		while (p > line && p[-1] != ' ' && p[-1] != ':')
+			p--;
+		len += snprintf(text + len, size - len, "%s ", p);
+	}
+}
+
 /*
  * What a process does that does not answer, for a message: its state, the clock
- * ticks it has spent in user mode and in the kernel, and its stack if it sleeps.
+ * ticks it has spent in user mode and in the kernel, and where in the kernel it is.
  */
 static const char *whereabouts(pid_t pid)
 {
@@ -225,6 +255,8 @@ static const char *whereabouts(pid_t pid)
 		       &state, &user, &kernel);
 	snprintf(path, sizeof(path), "/proc/%d/stack", pid);
 	read_file(path, stack, sizeof(stack));
+	if (state == 'R')
+		where_it_runs(pid, stack, sizeof(stack));
 	for (p = stack; *p; p++)
 		if (*p == '\n')
 			*p = ' ';
@@ -488,6 +520,49 @@ FIXTURE(ksm_rmap)
 	char cgroup[64];	/* of tests that make one */
 };
 
+/* Returns: a process of process group @group, which is not a zombie, or 0 */
+static pid_t process_of(pid_t group)
+{
+	char path[64], stat[512], state, *p;
+	struct dirent *entry;
+	pid_t of, pid = 0;
+	DIR *proc = opendir("/proc");
+
+	while (proc && !pid && (entry = readdir(proc))) {
+		snprintf(path, sizeof(path), "/proc/%d/stat", atoi(entry->d_name));
+		if (read_file(path, stat, sizeof(stat)) <= 0)
+			continue;
+		p = strrchr(stat, ')');
+		if (p && sscanf(p, ") %c %*d %d", &state, &of) == 2 &&
+		    of == group && state != 'Z')
+			pid = atoi(entry->d_name);
+	}
+	if (proc)
+		closedir(proc);
+	return pid;
+}
+
+/*
+ * The harness has killed the test before if that ran out of time, and its peers.
+ * What they have merged is not to be counted by this one.
+ */
+static void __see_them_gone(struct __test_metadata *_metadata)
+{
+	pid_t pid = 0;
+
+	for (int tries = 0; *last_group && tries < 200; tries++) {
+		pid = process_of(*last_group);
+		if (!pid)
+			break;
+		usleep(100000);
+	}
+	ASSERT_EQ(0, pid) {
+		TH_LOG("Expected process %d of the test before to end: %s",
+		       pid, whereabouts(pid));
+	}
+	*last_group = getpgrp();
+}
+
 /* Returns: what this machine lacks for the tests, or NULL */
 static const char *__set_up(struct __test_metadata *_metadata)
 {
@@ -495,6 +570,7 @@ static const char *__set_up(struct __test_metadata *_metadata)
 
 	if (missing)
 		return missing;
+	__see_them_gone(_metadata);
 	ksm_knobs_reset();
 	idle_fd = idle_open();
 	ASSERT_LE(0, idle_fd);
@@ -3815,6 +3891,10 @@ int main(int argc, char **argv)
 		serve_executed(atoi(argv[2]));
 		return 1;
 	}
+	last_group = mmap(NULL, psize(), PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (last_group == MAP_FAILED)
+		return 1;
 	if (!ksm_rmap_missing())
 		ksm_knobs_save();
 	return test_harness_run(argc, argv);
