@@ -2896,12 +2896,15 @@ TEST_F(ksm_rmap, shared_with_a_child_that_moved_before)
 /* Returns: how many objects of the slab cache @name there are, or -1 */
 static long slab_objects(const char *name)
 {
-	char line[256];
+	char path[64], line[256];
 	long objects = -1;
 	FILE *slabs = fopen("/proc/slabinfo", "r");
 
 	if (!slabs)
 		return -1;
+	/* What is freed counts for as long as the cache, or KASAN, keeps it */
+	snprintf(path, sizeof(path), "/sys/kernel/slab/%s/shrink", name);
+	write_num(path, 1);
 	while (objects < 0 && fgets(line, sizeof(line), slabs))
 		if (!strncmp(line, name, strlen(name)))
 			sscanf(line + strlen(name), " %ld", &objects);
@@ -2909,35 +2912,27 @@ static long slab_objects(const char *name)
 	return objects;
 }
 
-/* Returns: why slab_objects() does not tell how many rmap_items are in use, or NULL */
-static const char *__no_slab_objects(struct __test_metadata *_metadata)
+/*
+ * For tests that count keys: stable nodes, and the keys that they have, go at the
+ * next scan.
+ *
+ * Returns: why they cannot be counted, or NULL
+ */
+static const char *set_up_slab_objects(void)
 {
-	enum { NR = 2000 };	/* so many that what a slab cache keeps does not matter */
-	long before = slab_objects("ksm_rmap_item");
-
-	if (before < 0)
+	if (slab_objects("ksm_rmap_item") < 0)
 		return "needs slabs that are not merged: slab_nomerge";
 	write_num(KSM_SYSFS "smart_scan", 0);
-	/* Stable nodes, and the keys that they have, go at the next scan */
 	write_num(KSM_SYSFS "stable_node_chains_prune_millisecs", 0);
-	fork_peer(MAX_PEERS, 0);
-	map_by(MAX_PEERS, NR, 1000);
-	ASSERT_TRUE(ksm_scan(2));
-	exit_peer(MAX_PEERS);
-	ASSERT_TRUE(ksm_scan(2));
-	if (slab_objects("ksm_rmap_item") > before + NR / 4)
-		return "objects that are freed still count, as with KASAN";
 	return NULL;
 }
-
-#define no_slab_objects() __no_slab_objects(_metadata)
 
 /* The keys of pages that are shared by fork do not outlive these pages */
 TEST_F_TIMEOUT(ksm_rmap, keys_go_with_their_pages, SLOW)
 {
 	/* Pages: so many that the objects which a slab cache keeps do not matter */
 	enum { NR = 6000 };
-	const char *missing = no_slab_objects();
+	const char *missing = set_up_slab_objects();
 	long before, during, after;
 	char *area, *other;
 
@@ -3048,7 +3043,7 @@ TEST_F_TIMEOUT(ksm_rmap, keys_of_a_family_that_is_swapped_out, SLOW)
 	/* Pages; with those of peers 1 to LAST, what a slab cache keeps does not matter */
 	enum { NR = 64, LAST = 50 };
 	struct mapping m[LAST + 1];
-	const char *missing = no_slab_objects() ?: make_cgroup(self->cgroup);
+	const char *missing = set_up_slab_objects() ?: make_cgroup(self->cgroup);
 	long before, after;
 
 	if (missing)
@@ -3140,7 +3135,7 @@ TEST_F_TIMEOUT(ksm_rmap, keys_of_many_vmas_at_one_index, SLOW)
 	enum { VMAS = 300, KEYS = 256 };
 	const size_t size = NR * self->page, stride = size + self->page;
 	char *area = map_apart(NR + 1), *away, *equal;
-	const char *missing = no_slab_objects();
+	const char *missing = set_up_slab_objects();
 	long before, after;
 
 	if (missing)
