@@ -201,7 +201,7 @@ static void ksm_test_smart_scan(struct kunit *test)
 	__free_page(page);
 }
 
-/* As the stable node has it, which frees an inherited one; with a reference */
+/* An inherited key comes from the slab cache, since list_key() may free it */
 static struct ksm_rmap_item *ksm_test_key(struct kunit *test, bool inherited,
 					  struct anon_vma *anon_vma, pgoff_t pgoff)
 {
