@@ -437,8 +437,8 @@ static void __assert_found(struct __test_metadata *_metadata,
 			break;
 		case NO_ORACLE:
 			ASSERT_TRUE(false) {
-				TH_LOG("pfn %#lx does not stay idle untouched",
-				       pfn);
+				TH_LOG("pfn %#lx does not stay idle untouched, flags %#llx",
+				       pfn, kpageflags_of(pfn));
 			}
 		}
 	}
@@ -2036,7 +2036,8 @@ static void enter_cgroup(const char *cgroup, int peer)
  * Swap out what all @n of @m map, which is charged to @cgroup.
  *
  * KSM pages are active at first.  That reclaim learns how many active pages there
- * are, and deactivates them, takes two seconds when there are less than hundreds.
+ * are, and deactivates them, takes two seconds when there are less than hundreds, and
+ * more while a CPU is idle: the timer for that is deferrable.
  *
  * Returns: how many are swapped out
  */
@@ -2044,7 +2045,7 @@ static int swap_out_all(const char *cgroup, const struct mapping *m, int n)
 {
 	int out = 0;
 
-	for (int tries = 0; out < n && tries < 20; tries++) {
+	for (int tries = 0; out < n && tries < 80; tries++) {
 		reclaim_cgroup(cgroup);
 		usleep(tries ? 250000 : 0);
 		out = 0;

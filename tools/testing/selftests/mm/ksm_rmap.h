@@ -308,7 +308,8 @@ static inline unsigned long pfn_of(pid_t pid, const char *p)
 	return PAGEMAP_PRESENT(entry) ? PAGEMAP_PFN(entry) : 0;
 }
 
-static inline bool pfn_is_ksm(unsigned long pfn)
+/* What /proc/kpageflags has of page @pfn, or 0 */
+static inline unsigned long long kpageflags_of(unsigned long pfn)
 {
 	int fd = open("/proc/kpageflags", O_RDONLY);
 	uint64_t flags = 0;
@@ -317,7 +318,12 @@ static inline bool pfn_is_ksm(unsigned long pfn)
 		flags = 0;
 	if (fd >= 0)
 		close(fd);
-	return flags & KPF_KSM;
+	return flags;
+}
+
+static inline bool pfn_is_ksm(unsigned long pfn)
+{
+	return kpageflags_of(pfn) & KPF_KSM;
 }
 
 /*
