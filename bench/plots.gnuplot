@@ -23,7 +23,7 @@ set xrange [0.8:30000]
 set yrange [50000:2e9]
 least = system("awk -F, '$2 == 1 && $3 == 255 && !$4 {print $9}' walk-patched.csv") + 0
 plot for [i=1:4] rows(i, "$2 == 256 && !$3", "$1") using 1:2 with linespoints lw 2 title label(i), \
-     least with lines lw 2 dt 2 lc "black" title "an ordinary page, mapped as often"
+     least with lines lw 2 dt 2 lc "black" title "an anonymous page, mapped as often"
 
 set output "sharers.png"
 set title "One rmap walk of a KSM page in a process of 20,000 VMAs"
@@ -31,7 +31,7 @@ set xlabel "mappings of the page"
 set xrange [1.8:300]
 set yrange [1000:2e9]
 plot for [i=1:4] rows(i, "$1 == 20000 && !$3", "$2") using 1:2 with linespoints lw 2 title label(i), \
-     limit("$5 <= 256", "$5") using 1:2 with points pt 7 lc "black" title "an ordinary page"
+     limit("$5 <= 256", "$5") using 1:2 with points pt 7 lc "black" title "an anonymous page"
 
 set output "forks.png"
 set title "One rmap walk of a KSM page that is mapped twice, in a process of 2,000 VMAs, forked"
@@ -39,7 +39,7 @@ set xlabel "processes"
 set xrange [0.9:120]
 set yrange [1000:2e8]
 plot for [i=1:4] rows(i, "$1 == 2000 && $2 == 2", "$3 + 1") using 1:2 with linespoints lw 2 title label(i), \
-     limit("$5 > 1 && $5 <= 202", "$5 / 2") using 1:2 with points pt 7 lc "black" title "an ordinary page, mapped as often"
+     limit("$5 > 1 && $5 <= 202", "$5 / 2") using 1:2 with points pt 7 lc "black" title "an anonymous page, mapped as often"
 
 # Of each kernel, a line a round: what share of the operations took longer than that
 set output "latency.png"
