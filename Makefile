@@ -9,7 +9,7 @@ make kselftest TARGETS=mm  the kernel's mm selftests with ours, in the patched k
 make check                 checks of the series and the scripts; no kernel is built
 make tree                  build/7.2/linux: the base and the series, as git commits
 make save                  the commits of that tree back into patches/ and new files
-make mbox                  the series as mail, and as one file for git am
+make mbox                  the series as mail, and as one file for git am: takes git alone
 make build                 both kernels; `make unpatched` or `make patched` for one
 make prefixes              builds the series patch by patch, and boots each
 make kunit                 KSM's KUnit tests in User Mode Linux, of 64 and 32 bits
