@@ -19,8 +19,8 @@ make coverage              which lines of the series the tests execute: all must
                            or have their reason in bases/
 make compare               all mm selftests on both kernels, test by test
 make mutants               breaks the series in each way known: the tests must notice
-make bench                 what it costs on four kernels, Linux 7.3 among them, in
-                           instructions and in time; what an application feels
+make bench                 what a walk costs, and whom it keeps waiting, in time: unpatched,
+                           Linux 7.3 and patched by turns, in User Mode Linux
 make results               the main job, with its figures put into results/ and README
 make clean                 removes what was made, but for downloaded packages
 

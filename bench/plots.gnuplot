@@ -1,55 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0
-# Run in results/BASE/bench, plots of the CSV there: vmas.png, sharers.png, forks.png and
-# latency.png
+# Run in results/BASE/bench, plots of the CSV there: sweep.png and wait.png. A kernel has
+# one colour in all of them
 set datafile separator ","
 set terminal pngcairo size 900,540 font "sans,11"
 set grid
 set key left top
+
+kernels = "unpatched 7.3 patched"
+label(k) = k eq "7.3" ? "Linux 7.3" : k
+colour(k) = k eq "unpatched" ? "#c44e52" : k eq "7.3" ? "#dd8452" : "#4c72b0"
+
+# Of the rounds, quartiles of a column of the lines that meet a condition
+quartiles(what, k, condition, x, y) = sprintf("<awk -F, '/^[0-9]/ && %s {print %s \",\" %s}' %s-%s.csv | sort -t, -k1,1n -k2,2g | awk -F, 'function out() {print x \",\" v[int((n + 3) / 4)] \",\" v[int((n + 1) / 2)] \",\" v[int((3 * n + 3) / 4)]} $1 != x && n {out(); n = 0} {x = $1; v[++n] = $2} END {if (n) out()}'", condition, x, y, what, k)
+
+set output "sweep.png"
+set title "A walk of KSM pages mapped 256 times in one process, 64 of them in turn (User Mode Linux)"
 set logscale xy
-set format y "10^{%T}"
-set ylabel "instructions"
-
-kernels = "unpatched v4 7.3 patched"
-label(i) = i == 1 ? "unpatched" : i == 2 ? "the idea of v4" : i == 3 ? "Linux 7.3" : "patched"
-
-# Lines that meet a condition, as x and y
-rows(k, condition, x) = sprintf("<awk -F, '/^[0-9]/ && %s && !$17 && !$21 {print %s \",\" $9}' walk-%s.csv | sort -n", condition, x, word(kernels, k))
-limit(condition, x) = sprintf("<awk -F, '/^[0-9]/ && $2 == 1 && !$4 && %s {print %s \",\" $9}' walk-patched.csv | sort -n", condition, x)
-
-set output "vmas.png"
-set title "One rmap walk of a KSM page that is mapped 256 times in a process"
 set xlabel "VMAs in the anon\\_vma"
+set ylabel "nanoseconds per mapping"
 set xrange [0.8:30000]
-set yrange [50000:2e9]
-least = system("awk -F, '$2 == 1 && $3 == 255 && !$4 {print $9}' walk-patched.csv") + 0
-plot for [i=1:4] rows(i, "$2 == 256 && !$3", "$1") using 1:2 with linespoints lw 2 title label(i), \
-     least with lines lw 2 dt 2 lc "black" title "an anonymous page, mapped as often"
+set yrange [10:*]
+plot for [k in kernels] quartiles("sweep", k, "$3 == 256", "$2", "$11") \
+     using 1:3:2:4 with yerrorlines lw 2 lc rgb colour(k) title label(k)
 
-set output "sharers.png"
-set title "One rmap walk of a KSM page in a process of 20,000 VMAs"
-set xlabel "mappings of the page"
-set xrange [1.8:300]
-set yrange [1000:2e9]
-plot for [i=1:4] rows(i, "$1 == 20000 && !$3", "$2") using 1:2 with linespoints lw 2 title label(i), \
-     limit("$5 <= 256", "$5") using 1:2 with points pt 7 lc "black" title "an anonymous page"
-
-set output "forks.png"
-set title "One rmap walk of a KSM page that is mapped twice, in a process of 2,000 VMAs, forked"
-set xlabel "processes"
-set xrange [0.9:120]
-set yrange [1000:2e8]
-plot for [i=1:4] rows(i, "$1 == 2000 && $2 == 2", "$3 + 1") using 1:2 with linespoints lw 2 title label(i), \
-     limit("$5 > 1 && $5 <= 202", "$5 / 2") using 1:2 with points pt 7 lc "black" title "an anonymous page, mapped as often"
-
-# Of each kernel, a line a round: what share of the operations took longer than that
-set output "latency.png"
-set title "mmap and munmap of an application, while a KSM page in 64 of its 2,000 VMAs is migrated (TCG)"
-set xlabel "share of the operations, %"
-set ylabel "take at most, ms"
-set format y "%g"
+# What share of the operations took longer than that
+set output "wait.png"
+set title "mprotect of an application with 20,000 VMAs, while its KSM pages are walked (User Mode Linux)"
 unset logscale x
+set xlabel "share of the operations, %"
+set ylabel "take at most, microseconds"
 set xrange [0.5:4.5]
-set yrange [0.01:*]
 set xtics ("50" 1, "99" 2, "99.9" 3, "all" 4)
-spread(k) = sprintf("<awk -F, '$1 == 2000 && $9 == \"migrate\" && $11 == \"mmap\" {print 1 \",\" $13; print 2 \",\" $14; print 3 \",\" $15; print 4 \",\" $16; print \"\"}' latency-%s.csv", k)
-plot for [k in "unpatched 7.3 patched"] spread(k) using 1:($2/1e6) with linespoints lw 2 title k
+each_of(k) = sprintf("<for i in 1 2 3 4; do awk -F, -v i=$i '$2 == 20000 && $12 == \"mprotect\" {print i \",\" $(13 + i) / 1000}' wait-%s.csv | sort -t, -k2,2g | awk -F, '{v[++n] = $2; x = $1} END {print x \",\" v[int((n + 3) / 4)] \",\" v[int((n + 1) / 2)] \",\" v[int((3 * n + 3) / 4)]}'; done", k)
+plot for [k in kernels] each_of(k) \
+     using 1:3:2:4 with yerrorlines lw 2 lc rgb colour(k) title label(k)

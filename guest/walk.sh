@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Runs in the guest: walk.sh BENCH CASE...; each CASE is VMAs,sharers,forks,runs and,
-# after one more comma, a further option, if any. Prints lines of comma-separated values,
+# after one more comma each, further options, if any. Prints lines of comma-separated values,
 # after one that names them.
 
 set -eu
@@ -11,7 +11,7 @@ set -eu
 
 bench=$1
 shift
-# User Mode Linux has none, and is asked for nothing that takes one
+# For what is swapped out
 if mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null; then
 	echo +memory >/sys/fs/cgroup/cgroup.subtree_control
 fi
@@ -21,8 +21,8 @@ for case; do
 	IFS=, read -r vmas sharers forks runs options <<-END
 		$case
 	END
-	# shellcheck disable=SC2086 # as many as there are
-	set -- $options
+	# shellcheck disable=SC2046 # as many as there are
+	set -- $(echo "$options" | tr , ' ')
 	[ -n "$named" ] || "$bench" "$@" -cc
 	named=1
 	"$bench" -v "$vmas" -s "$sharers" -f "$forks" -r "$runs" "$@" -c || rc=$?

@@ -8,7 +8,8 @@
 um_make() { # TREE ARG...
 	local tree=$1
 	shift
-	make -C "$tree" O=out-um ARCH=um "$@"
+	make -C "$tree" O=out-um ARCH=um LOCALVERSION= KBUILD_BUILD_TIMESTAMP='2000-01-01' \
+		KBUILD_BUILD_VERSION=1 KBUILD_BUILD_USER=ksm KBUILD_BUILD_HOST=rmap "$@"
 }
 
 um_kernel() { # TREE
@@ -25,13 +26,17 @@ build_um() { # NAME TREE
 	run "$1 kernel, User Mode Linux" "$LOGS/build-$1-um.log" um_kernel "$2"
 }
 
-# Its memory is a file that is mapped; what it prints is the guest's console
-measure_um() { # CSV TREE CASE...
-	local csv=$1 tree=$2
-	shift 2
-	timeout -k 10 "$LIMIT" "$tree/out-um/linux" mem=2G root=/dev/root rootfstype=hostfs ro \
-		con=null con0=fd:0,fd:1 init="$ROOT/guest/uml.sh" -- "$BENCH" "$@" \
+# Its memory is a file that is mapped; what it prints is the guest's console. With seccomp
+# it may have several CPUs, each a thread of this machine's. Arguments have no spaces.
+# Status: SCRIPT's; 125 if it did not come to its end
+measure_um() { # CSV TREE CPUS SCRIPT ARG...
+	local csv=$1 tree=$2 cpus=$3 told
+	shift 3
+	timeout --foreground -k 10 "$LIMIT" "$tree/out-um/linux" mem=2G root=/dev/root rootfstype=hostfs ro \
+		seccomp=on ncpus="$cpus" con=null con0=fd:0,fd:1 init="$ROOT/guest/uml.sh" -- "$@" \
 		</dev/null >"${csv%.csv}.console" 2>&1 || :
-	tr -d '\r' <"${csv%.csv}.console" | grep -aE '^(vmas|[0-9]+),' >"$csv"
-	grep -qa 'ksm-rmap: exit 0' "${csv%.csv}.console"
+	tr -d '\r' <"${csv%.csv}.console" |
+		grep -aE '^([a-z0-9_]+,|FAIL|not ok|Bail out|SKIP)' >"$csv"
+	told=$(sed -n 's/.*ksm-rmap: exit \([0-9]*\).*/\1/p' "${csv%.csv}.console")
+	return "${told:-125}"
 }

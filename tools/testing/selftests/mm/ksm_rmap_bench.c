@@ -11,6 +11,9 @@
  * its mappings are found; with one, by swapping it out where that is possible, or
  * by touching it through one mapping after the other.
  *
+ * Walking one page over and over, all that the walk reads is in the CPU's caches. As
+ * reclaim and compaction do it, it is not: so a sweep walks many pages in turn.
+ *
  * On request it measures other things that go by the mappings: memory failure,
  * swap-in, and what an application has to wait for while its page is walked.
  */
@@ -27,32 +30,47 @@
 #include "ksm_rmap.h"
 
 #define MAX_SHARERS	256	/* per KSM page, by default (max_page_sharing) */
+#define MAX_PAGES	256	/* that a sweep walks */
 #define MAX_FORKS	8000
 #define MAX_RUNS	1000
 #define MAX_PROCESSES	30000
 #define MAX_SAMPLES	1000000	/* of one operation */
 #define FORK_EVERY	500	/* rounds: with many VMAs, it takes long */
+#define MAX_FORKED	5	/* times, for the same reason */
 #define EXTRA		16	/* pages for the application's operations */
 
 #define COMPACT		"/proc/sys/vm/compact_memory"
 
-static enum { WALK, FAILURE, SWAP_IN } measures;
+static enum { WALK, FAILURE, SWAP_IN, SWEEP } measures;
 /* In which of the VMAs the sharers are: a search for the last takes longest */
 static enum { EVENLY, FIRST, LAST } place;
 static const char *const places[] = { "evenly", "first", "last" };
 static unsigned long vmas = 1, sharers = 2, forks, runs = 5;
+static unsigned long pages = 1;	/* KSM pages, each with as many sharers */
 static unsigned long processes, seconds;
 static bool own_pages, split_late;
 static char *area, *extra;
-static char *mapping[MAX_SHARERS];
+/* Those of the first page, then those of the next */
+static char *mapping[MAX_PAGES * MAX_SHARERS];
 /* Index 0 is the benchmark itself */
 static pid_t pids[MAX_FORKS + 1];
 static int to_child[MAX_FORKS + 1], from_child[MAX_FORKS + 1];
 static int idle_fd;
 
+/* In one process */
+static unsigned long nr_mapped(void)
+{
+	return sharers * pages;
+}
+
+static unsigned long nr_mappings(void)
+{
+	return nr_mapped() * (forks + 1);
+}
+
 static unsigned long pages_per_vma(void)
 {
-	return (sharers + vmas - 1) / vmas;
+	return (nr_mapped() + vmas - 1) / vmas;
 }
 
 static bool is_mergeable(void)
@@ -70,7 +88,7 @@ static void split(void)
 					   i, vmas, strerror(errno));
 }
 
-/* Of the i-th sharer, in the pages of all VMAs */
+/* Of the i-th of what is mapped, in the pages of all VMAs */
 static unsigned long page_of(unsigned long i)
 {
 	const unsigned long nr = vmas * pages_per_vma();
@@ -79,9 +97,9 @@ static unsigned long page_of(unsigned long i)
 	case FIRST:
 		return i;
 	case LAST:
-		return nr - sharers + i;
+		return nr - nr_mapped() + i;
 	default:
-		return i * nr / sharers;
+		return i * nr / nr_mapped();
 	}
 }
 
@@ -100,30 +118,91 @@ static void build(void)
 	extra = area + nr * page;
 	if (!is_mergeable() && madvise(area, all * page, MADV_UNMERGEABLE))
 		ksft_exit_fail_perror("madvise");
-	for (unsigned long i = 0; i < sharers; i++) {
-		mapping[i] = area + page_of(i) * page;
-		fill_page(mapping[i], 1);
+	/* Sharers of one page are as far apart as they can be */
+	for (unsigned long i = 0; i < nr_mapped(); i++) {
+		const unsigned long which = i % pages;
+		char *p = area + page_of(i) * page;
+
+		mapping[which * sharers + i / pages] = p;
+		fill_page(p, which + 1);
 	}
 	/* Split only now, so that all have the one anon_vma of the first fault */
 	if (!split_late)
 		split();
 }
 
+/*
+ * Where @pid has each of the pages mapped, in the order of mapping[]: pagemap entries.
+ * In one read, as a system call is slow in User Mode Linux.
+ *
+ * Returns: nr_mapped() entries, valid until the next call
+ */
+static const uint64_t *read_pagemap(pid_t pid)
+{
+	const unsigned long nr = vmas * pages_per_vma();
+	static uint64_t *entries, *ours;
+	char path[64];
+	int fd;
+
+	if (!entries)
+		entries = calloc(nr + nr_mapped(), sizeof(*entries));
+	if (!entries)
+		ksft_exit_fail_perror("calloc");
+	ours = entries + nr;
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	fd = open(path, O_RDONLY);
+	if (fd < 0 || pread(fd, entries, nr * sizeof(*entries),
+			    (uintptr_t)area / psize() * sizeof(*entries)) !=
+			      (ssize_t)(nr * sizeof(*entries)))
+		ksft_exit_fail_perror(path);
+	close(fd);
+	for (unsigned long i = 0; i < nr_mapped(); i++)
+		ours[i] = entries[(mapping[i] - area) / psize()];
+	return ours;
+}
+
+/* Page frame numbers of all KSM pages, or of the ordinary ones */
+static const unsigned long *read_pfns(void)
+{
+	const uint64_t *entries = read_pagemap(getpid());
+	static unsigned long pfns[MAX_PAGES];
+
+	for (unsigned long i = 0; i < pages; i++)
+		pfns[i] = PAGEMAP_PFN(entries[i * sharers]);
+	return pfns;
+}
+
+/* Returns: how many of the mappings are of the pages of @pfns */
+static unsigned long map_pfns(const unsigned long *pfns, unsigned long processes)
+{
+	unsigned long found = 0;
+
+	for (unsigned long i = 0; i < processes; i++) {
+		const uint64_t *entries = read_pagemap(pids[i]);
+
+		for (unsigned long j = 0; j < nr_mapped(); j++)
+			found += PAGEMAP_PRESENT(entries[j]) &&
+				 PAGEMAP_PFN(entries[j]) == pfns[j / sharers];
+	}
+	return found;
+}
+
 static void merge(void)
 {
-	const unsigned long nr = sharers * (own_pages ? forks + 1 : 1);
-	unsigned long pfn = 0, same = 0;
+	const unsigned long nr = nr_mapped() * (own_pages ? forks + 1 : 1);
+	const unsigned long *pfns;
+	unsigned long same = 0, merged = 0;
 
-	for (int scans = 0; scans < 20 && same < nr; scans++) {
+	for (int scans = 0; scans < 20 && (same < nr || merged < pages); scans++) {
 		if (!ksm_scan(3))
 			ksft_exit_fail_msg("ksmd does not complete its scans\n");
-		pfn = pfn_of(getpid(), mapping[0]);
-		for (same = 0; same < nr; same++)
-			if (pfn_of(pids[same / sharers],
-				   mapping[same % sharers]) != pfn)
+		pfns = read_pfns();
+		same = map_pfns(pfns, nr / nr_mapped());
+		for (merged = 0; merged < pages; merged++)
+			if (!pfn_is_ksm(pfns[merged]))
 				break;
 	}
-	if (same < nr || !pfn_is_ksm(pfn))
+	if (same < nr || merged < pages)
 		ksft_exit_fail_msg("ksmd merged %lu of %lu pages\n", same, nr);
 }
 
@@ -194,47 +273,58 @@ static void reap_all(void)
 		waitpid(pids[i], NULL, 0);
 }
 
-/* Returns: mappings that follow the page to another node, 0 if it stays */
+/* Returns: mappings that follow their page to another node; 0 if one page stays */
 static unsigned long found_by_migration(void)
 {
-	const unsigned long old = pfn_of(getpid(), mapping[0]);
-	unsigned long new, found = 0;
-	int status = -1;
+	for (unsigned long i = 0; i < pages; i++) {
+		char **page = &mapping[i * sharers];
+		const unsigned long old = pfn_of(getpid(), *page);
+		int status = -1;
 
-	for (int node = 0; node < 2; node++) {
-		if (syscall(__NR_move_pages, 0, 1UL, &mapping[0], &node,
-			    &status, MPOL_MF_MOVE_ALL) < 0)
+		for (int node = 0; node < 2; node++)
+			if (pfn_of(getpid(), *page) == old &&
+			    syscall(__NR_move_pages, 0, 1UL, page, &node,
+				    &status, MPOL_MF_MOVE_ALL) < 0)
+				return 0;
+		if (pfn_of(getpid(), *page) == old)
 			return 0;
-		new = pfn_of(getpid(), mapping[0]);
-		if (new == old)
-			continue;
-		for (unsigned long i = 0; i <= forks; i++)
-			for (unsigned long j = 0; j < sharers; j++)
-				found += pfn_of(pids[i], mapping[j]) == new;
-		return found;
 	}
-	return 0;
+	return map_pfns(read_pfns(), forks + 1);
 }
 
-/* Returns: mappings of @pfn through which an access is noticed by the walk */
-static unsigned long found_by_touching(unsigned long pfn)
+/* Returns: mappings of @pfn, which is of @page, whose access the walk notices */
+static unsigned long found_by_touching(unsigned long pfn, unsigned long page)
 {
 	unsigned long found = 0;
 
 	for (unsigned long i = 0; i <= forks; i++) {
 		for (unsigned long j = 0; j < sharers; j++) {
-			unsigned long told = j;
+			unsigned long told = page * sharers + j;
 
 			idle_set(idle_fd, pfn);
 			if (!idle_get(idle_fd, pfn))
 				ksft_exit_fail_msg("an untouched page does not stay idle\n");
 			if (!i)
-				touch(j);
+				touch(told);
 			else if (write(to_child[i], &told, sizeof(told)) < 0 ||
 				 read(from_child[i], &told, sizeof(told)) < 0)
 				ksft_exit_fail_perror("child");
 			found += !idle_get(idle_fd, pfn);
 		}
+	}
+	return found;
+}
+
+/* The same for all pages, wherever they are */
+static unsigned long all_found_by_touching(void)
+{
+	unsigned long found = 0;
+
+	for (unsigned long i = 0; i < pages; i++) {
+		const char *first = mapping[i * sharers];
+
+		FORCE_READ(*first);
+		found += found_by_touching(pfn_of(getpid(), first), i);
 	}
 	return found;
 }
@@ -316,12 +406,15 @@ static void hold(char *p)
 /* Returns: mappings that are swap entries; memory failure leaves such, too */
 static unsigned long swap_entries(void)
 {
-	unsigned long entries = 0;
+	unsigned long swapped = 0;
 
-	for (unsigned long i = 0; i <= forks; i++)
-		for (unsigned long j = 0; j < sharers; j++)
-			entries += !!(pagemap_of(pids[i], mapping[j]) & PM_SWAP);
-	return entries;
+	for (unsigned long i = 0; i <= forks; i++) {
+		const uint64_t *entries = read_pagemap(pids[i]);
+
+		for (unsigned long j = 0; j < nr_mapped(); j++)
+			swapped += !!(entries[j] & PM_SWAP);
+	}
+	return swapped;
 }
 
 /* Returns: mappings that are swapped out */
@@ -336,7 +429,7 @@ static unsigned long swap_out_all(void)
 {
 	unsigned long out = swap_out();
 
-	for (int tries = 0; out < sharers * (forks + 1) && tries < 20; tries++) {
+	for (int tries = 0; out < nr_mappings() && tries < 80; tries++) {
 		usleep(250000);
 		out = swap_out();
 	}
@@ -371,10 +464,89 @@ static unsigned long measure_walk(unsigned long *cost)
 		cost[i] = now() - from;
 	}
 	found = found_by_migration();
-	if (found < sharers * (forks + 1) && can_swap)
+	if (found < nr_mappings() && can_swap)
 		found = found_by_swapping();
-	if (found < sharers * (forks + 1))
-		found = found_by_touching(pfn_of(getpid(), mapping[0]));
+	if (found < nr_mappings())
+		found = all_found_by_touching();
+	return found;
+}
+
+/*
+ * Of the bitmap, what has a bit of each of the pages, and all between; and as much
+ * without a bit. A write is cut short after so many bytes.
+ */
+#define WRITE_WORDS	(4096 / sizeof(uint64_t))
+static uint64_t *ones, *zeroes;
+static unsigned long first_word, nr_words;
+
+/* Walk each of the pages once, if @bits are ones */
+static void sweep(const uint64_t *bits)
+{
+	unsigned long nr;
+
+	for (unsigned long i = 0; i < nr_words; i += nr) {
+		const size_t size = sizeof(*bits);
+
+		nr = nr_words - i < WRITE_WORDS ? nr_words - i : WRITE_WORDS;
+		/* Between pages that are far apart */
+		if (!memcmp(ones + i, zeroes + i, nr * size))
+			continue;
+		if (pwrite(idle_fd, bits + i, nr * size,
+			   (first_word + i) * size) != (ssize_t)(nr * size))
+			ksft_exit_fail_perror(IDLE_BITMAP);
+	}
+}
+
+static void prepare_sweep(void)
+{
+	const unsigned long *pfns = read_pfns();
+	unsigned long last_word = 0, missing = 0;
+
+	first_word = -1UL;
+	for (unsigned long i = 0; i < pages; i++) {
+		const unsigned long word = pfns[i] / 64;
+
+		first_word = word < first_word ? word : first_word;
+		last_word = word > last_word ? word : last_word;
+	}
+	nr_words = last_word - first_word + 1;
+	ones = calloc(nr_words, sizeof(*ones));
+	zeroes = calloc(nr_words, sizeof(*zeroes));
+	if (!ones || !zeroes)
+		ksft_exit_fail_perror("calloc");
+	for (unsigned long i = 0; i < pages; i++)
+		ones[pfns[i] / 64 - first_word] |= BIT_ULL(pfns[i] % 64);
+
+	/* Pages that are on their way to the LRU are not walked */
+	write_num("/proc/sys/vm/drop_caches", 1);
+	sweep(ones);
+	for (unsigned long i = 0; i < pages; i++)
+		missing += !idle_get(idle_fd, pfns[i]);
+	if (missing)
+		ksft_exit_fail_msg("%lu of %lu pages are not walked\n", missing, pages);
+}
+
+/* Returns: mappings found; @cost is of @runs sweeps less the writes, in nanoseconds */
+static unsigned long measure_sweep(unsigned long *cost)
+{
+	unsigned long long from, with, without;
+	unsigned long found;
+
+	prepare_sweep();
+	for (unsigned long i = 0; i < runs; i++) {
+		from = now();
+		sweep(zeroes);
+		without = now() - from;
+		from = now();
+		sweep(ones);
+		with = now() - from;
+		cost[i] = with > without ? with - without : 0;
+	}
+	found = found_by_migration();
+	if (found < nr_mappings() && can_swap)
+		found = swap_out_all();
+	if (found < nr_mappings())
+		found = all_found_by_touching();
 	return found;
 }
 
@@ -482,7 +654,7 @@ static unsigned long measure_swap_in(unsigned long *cost, unsigned long *copies)
 		*copies += pfn_of(getpid(), mapping[i]) != pfn;
 	}
 	release_page(holder);
-	return *copies + (*copies < sharers ? found_by_touching(pfn) : 0);
+	return *copies + (*copies < sharers ? found_by_touching(pfn, 0) : 0);
 }
 
 static bool move_to_other_node(void)
@@ -553,11 +725,17 @@ static const char *compact_missing(void)
 
 static bool swap(void)
 {
-	const bool done = swap_out() == sharers * (forks + 1);
+	const bool done = swap_out() == nr_mappings();
 
 	for (unsigned long i = 0; i < sharers; i++)
 		FORCE_READ(*mapping[i]);
 	return done;
+}
+
+static bool walk(void)
+{
+	sweep(ones);
+	return true;
 }
 
 /* What happens to the page all the time; returns whether it did */
@@ -567,6 +745,7 @@ static const struct kind {
 	const char *(*missing)(void);
 } kinds[] = {
 	{ "none" },
+	{ "walk", walk },
 	{ "migrate", move_to_other_node, move_missing },
 	{ "compact", compact, compact_missing },
 	{ "swap", swap, enter_cgroup },
@@ -577,8 +756,19 @@ static const struct kind *kind_by_name(const char *name)
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
 		if (!strcmp(kinds[i].name, name))
 			return &kinds[i];
-	fprintf(stderr, "-k %s: must be none, migrate, compact or swap\n", name);
+	fprintf(stderr, "-k %s: must be none, walk, migrate, compact or swap\n", name);
 	exit(KSFT_FAIL);
+}
+
+/* The application has the first CPU for itself */
+static void run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		ksft_exit_fail_msg("no CPU %d: -k takes two\n", cpu);
 }
 
 static bool stop;
@@ -588,6 +778,8 @@ static void *work(void *arg)
 {
 	const struct kind *kind = arg;
 
+	if (kind->once)
+		run_on(1);
 	while (kind->once && !__atomic_load_n(&stop, __ATOMIC_RELAXED))
 		completed += kind->once();
 	return NULL;
@@ -656,7 +848,7 @@ static void print_case(void)
 
 static void print_latency(const struct kind *kind, unsigned long found, bool csv)
 {
-	const unsigned long total = sharers * (forks + 1);
+	const unsigned long total = nr_mappings();
 
 	if (!csv) {
 		print_case();
@@ -665,6 +857,8 @@ static void print_latency(const struct kind *kind, unsigned long found, bool csv
 	for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
 		struct operation *o = &operations[i];
 
+		if (!o->count)
+			continue;
 		qsort(o->cost, o->count, sizeof(*o->cost), compare);
 		if (csv)
 			printf("%lu,%lu,%lu,%d,%d,%lu,%lu,%lu,%s,%lu,%s,%lu,%lu,%lu,%lu,%lu\n",
@@ -709,24 +903,33 @@ static unsigned long measure_latency(const struct kind *kind, bool csv)
 	for (size_t i = 0; i < ARRAY_SIZE(operations); i++)
 		operations[i].cost = map_samples();
 	sigaction(SIGUSR1, &interrupt, NULL);
-	get_walked();
+	if (kind->once == walk)
+		prepare_sweep();
+	else
+		get_walked();
 	if (swaps)
 		hold(mapping[0]);
 	errno = pthread_create(&thread, NULL, work, (void *)kind);
 	if (errno)
 		ksft_exit_fail_perror("pthread_create");
+	run_on(0);
 	end = now() + seconds * 1000000000ULL;
 	for (unsigned long n = 0; now() < end && n < MAX_SAMPLES; n++) {
 		madvise(extra, psize(), MADV_DONTNEED);
 		for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
 			struct operation *o = &operations[i];
 
-			if (o->once == do_fork && n % FORK_EVERY)
+			if (o->once == do_fork &&
+			    ((n + 1) % FORK_EVERY || o->count == MAX_FORKED))
 				continue;
 			from = now();
 			if (!o->once())
 				ksft_exit_fail_perror(o->name);
-			o->cost[o->count++] = now() - from;
+			o->cost[o->count] = now() - from;
+			/* Not at the others' expense */
+			if (o->once == do_fork)
+				end += o->cost[o->count];
+			o->count++;
 		}
 	}
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
@@ -736,18 +939,39 @@ static unsigned long measure_latency(const struct kind *kind, bool csv)
 	if (kind->once && !completed)
 		ksft_exit_fail_msg("%s: not once in %lu s\n", kind->name, seconds);
 
-	for (unsigned long i = 0; i < sharers; i++)
-		if (!page_holds(mapping[i], 1))
+	for (unsigned long i = 0; i < nr_mapped(); i++)
+		if (!page_holds(mapping[i], i / sharers + 1))
 			ksft_exit_fail_msg("mapping %lu: wrong content\n", i);
 	if (swaps)
 		release_page(holder);
 	else
 		found = found_by_migration();
+	if (found < nr_mappings() && can_swap)
+		found = swap_out_all();
 	/* A child's may be swapped out, and is not after it is touched */
-	if (found < sharers * (forks + 1))
-		found = found_by_touching(get_walked());
+	if (found < nr_mappings())
+		found = all_found_by_touching();
 	print_latency(kind, found, csv);
 	return found;
+}
+
+/* @cost: of each sweep, sorted, in nanoseconds */
+static void print_sweep(const unsigned long *cost, unsigned long found, bool csv)
+{
+	const double nr = nr_mappings();
+	const double q1 = cost[runs / 4] / nr, median = cost[runs / 2] / nr,
+		     q3 = cost[runs * 3 / 4] / nr;
+
+	if (csv) {
+		printf("%lu,%lu,%lu,%d,%lu,%lu,%lu,%lu,%.2f,%.2f,%.2f\n", vmas, sharers,
+		       forks, own_pages, pages, nr_mappings(), found, runs, q1,
+		       median, q3);
+		return;
+	}
+	print_case();
+	printf("a sweep over %lu pages takes %.2f ns per mapping\n", pages, median);
+	printf("median of %lu, quartiles %.2f and %.2f\n", runs, q1, q3);
+	printf("found %lu of %lu mappings\n", found, nr_mappings());
 }
 
 static void read_counters(long *shared, long *sharing)
@@ -770,6 +994,18 @@ static unsigned long parse(const char *arg, char option, unsigned long min,
 	return value;
 }
 
+/* Returns: whether the options make sense with each other */
+static bool go_together(const struct kind *kind)
+{
+	if ((split_late && own_pages) || !seconds != !kind)
+		return false;
+	if ((processes && measures != FAILURE) || (pages > 1 && measures != SWEEP))
+		return false;
+	if (kind)
+		return kind->once == walk ? measures == SWEEP : measures == WALK;
+	return measures != SWAP_IN || (!forks && !own_pages);
+}
+
 static int place_by_name(const char *name)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(places); i++)
@@ -783,7 +1019,7 @@ static void help(const char *self)
 {
 	printf("usage: %s [-v VMAs] [-s sharers] [-f forks] [-p] [-S] [-a place]\n"
 	       "       [-r runs] [-c]\n"
-	       "       [-m processes | -i | -l seconds -k kind]\n"
+	       "       [-w pages | -m processes | -i | -l seconds -k kind [-w pages]]\n"
 	       "  -v  VMAs in the anon_vma, default 1\n"
 	       "  -s  pages of these that share the KSM page, 2 to %d, default 2;\n"
 	       "      1 for an ordinary page, with which KSM has nothing to do\n"
@@ -791,13 +1027,14 @@ static void help(const char *self)
 	       "  -p  children are forked before, and share pages of their own\n"
 	       "  -S  the VMAs are split after merging, not before\n"
 	       "  -a  where among the VMAs the sharers are: evenly (default), first, last\n"
-	       "  -r  walks to measure, default 5\n"
+	       "  -r  walks or sweeps to measure, default 5\n"
+	       "  -w  measure sweeps over so many KSM pages, up to %d: the time per mapping\n"
 	       "  -m  measure memory failure, with so many other processes, to %d\n"
 	       "  -i  measure swap-in from the swap cache, through each mapping\n"
 	       "  -l  measure for so long how long an application's operations take\n"
-	       "  -k  with -l: migrate, compact, swap, all the time; or none\n"
+	       "  -k  with -l: walk, migrate, compact, swap, all the time; or none\n"
 	       "  -c  print values separated by commas; -cc names them, and exits\n",
-	       self, MAX_SHARERS, MAX_FORKS, MAX_PROCESSES);
+	       self, MAX_SHARERS, MAX_FORKS, MAX_PAGES, MAX_PROCESSES);
 }
 
 int main(int argc, char **argv)
@@ -805,12 +1042,14 @@ int main(int argc, char **argv)
 	long shared[3], sharing[3];
 	unsigned long cost[MAX_RUNS], found, copies = 0, total;
 	const struct rlimit files = { 4 * MAX_FORKS, 4 * MAX_FORKS };
-	static const char *const what[] = { "a walk", "memory failure", "swap-in" };
+	static const char *const what[] = {
+		"a walk", "memory failure", "swap-in", "a sweep"
+	};
 	const struct kind *kind = NULL;
 	int option, csv = 0;
 	const char *missing;
 
-	while ((option = getopt(argc, argv, "v:s:f:r:m:l:k:a:pSich")) != -1) {
+	while ((option = getopt(argc, argv, "v:s:f:r:w:m:l:k:a:pSich")) != -1) {
 		switch (option) {
 		case 'v':
 			vmas = parse(optarg, option, 1, 1000000);
@@ -832,6 +1071,10 @@ int main(int argc, char **argv)
 			break;
 		case 'a':
 			place = place_by_name(optarg);
+			break;
+		case 'w':
+			pages = parse(optarg, option, 1, MAX_PAGES);
+			measures = SWEEP;
 			break;
 		case 'm':
 			processes = parse(optarg, option, 0, MAX_PROCESSES);
@@ -860,6 +1103,11 @@ int main(int argc, char **argv)
 		printf("p50_ns,p99_ns,p999_ns,max_ns\n");
 		return KSFT_PASS;
 	}
+	if (csv > 1 && measures == SWEEP) {
+		printf("vmas,sharers,forks,own_pages,pages,mappings,found,runs,");
+		printf("q1_ns_per_mapping,median_ns_per_mapping,q3_ns_per_mapping\n");
+		return KSFT_PASS;
+	}
 	if (csv > 1) {
 		printf("vmas,sharers,forks,own_pages,mappings,found,runs,");
 		printf("min_ns,median_ns,max_ns,shared,sharing,");
@@ -867,9 +1115,7 @@ int main(int argc, char **argv)
 		printf("split_late,measures,processes,copies,place\n");
 		return KSFT_PASS;
 	}
-	if (!seconds != !kind || (seconds && measures) ||
-	    (split_late && own_pages) ||
-	    (measures == SWAP_IN && (forks || own_pages))) {
+	if (!go_together(kind)) {
 		fprintf(stderr, "these options do not go together, see -h\n");
 		return KSFT_FAIL;
 	}
@@ -886,7 +1132,7 @@ int main(int argc, char **argv)
 		printf("SKIP: %s\n", missing);
 		return KSFT_SKIP;
 	}
-	can_swap = measures == WALK && !seconds && !forks &&
+	can_swap = (measures == SWEEP || (measures == WALK && !seconds && !forks)) &&
 		   access(NODE1, F_OK) && !enter_cgroup();
 	/* Two files a child */
 	if (setrlimit(RLIMIT_NOFILE, &files))
@@ -908,7 +1154,7 @@ int main(int argc, char **argv)
 	read_counters(&shared[0], &sharing[0]);
 	if (!own_pages)
 		fork_all();
-	total = sharers * (forks + 1);
+	total = nr_mappings();
 	if (seconds) {
 		found = measure_latency(kind, csv);
 		reap_all();
@@ -918,11 +1164,17 @@ int main(int argc, char **argv)
 		found = measure_failure(cost);
 	else if (measures == SWAP_IN)
 		found = measure_swap_in(cost, &copies);
+	else if (measures == SWEEP)
+		found = measure_sweep(cost);
 	else
 		found = measure_walk(cost);
 	qsort(cost, runs, sizeof(*cost), compare);
 	reap_all();
 	reap_unrelated();
+	if (measures == SWEEP) {
+		print_sweep(cost, found, csv);
+		return found == total ? KSFT_PASS : KSFT_FAIL;
+	}
 
 	/* ksmd counts the copy out when it next comes across it */
 	if (measures != FAILURE)
