@@ -229,6 +229,40 @@ static void measure_memory_failure(void)
 	report("memory_failure_ordinary", "ns", cost, RUNS, signals, RUNS);
 }
 
+/* A process exits, all of whose pages are merged with one another, 16 to a page */
+static void measure_exits(void)
+{
+	double end[ROUNDS], drop[ROUNDS];
+	long merged = 0;
+	int filled[2];
+	pid_t pid;
+	char c = 0;
+
+	must(!pipe(filled), "pipe");
+	for (int i = 0; i < ROUNDS; i++) {
+		pid = fork();
+		must(pid >= 0, "fork");
+		if (!pid) {
+			char *p = map_area(NR);
+
+			for (int j = 0; p && j < NR; j++)
+				fill_page(p + j * psize(), j / 16 + 1);
+			if (write(filled[1], &c, p ? 1 : 0) != 1)
+				_exit(1);
+			for (;;)
+				pause();
+		}
+		must(read(filled[0], &c, 1) == 1, "the child has no pages");
+		for (int j = 0; j < 3; j++)
+			scan();
+		merged += ksm_counter("pages_sharing");
+		end[i] = TIME(kill(pid, SIGKILL); waitpid(pid, NULL, 0)) / NR;
+		drop[i] = scan();
+	}
+	report("exit_merged", "ns/page", end, ROUNDS, merged, (NR - NR / 16) * ROUNDS);
+	report("scan_exited", "ns/page", drop, ROUNDS, ksm_counter("pages_shared"), 0);
+}
+
 /* Scans that find no more to merge, with @change of pages that change each time */
 static void measure_scans(const char *name, const char *counter, char *change, long wanted)
 {
@@ -326,6 +360,7 @@ int main(int argc, char **argv)
 	measure_merges("merge_same", NR, RUN_2, "unmerge_run_2");
 	measure_merges("merge_pairs", 2, MADVISE, "unmerge_madvise");
 	measure_merges("merge_16", 16, MUNMAP, "munmap_merged");
+	measure_exits();
 	measure_memory_failure();
 	return KSFT_PASS;
 }
