@@ -31,22 +31,30 @@ series_files() { # PATCH|all
 	' "$PATCHES/series"
 }
 
+# Where a new file stands: at its path in the kernel, or in patches/BASE/files if this base
+# needs it to differ
+new_file() { # FILE
+	if [ -f "$PATCHES/files/$1" ]; then echo "$PATCHES/files/$1"; else echo "$ROOT/$1"; fi
+}
+
 # What there is here to apply, one line `MODE BLOB PATH` a file, as git ls-tree
 # would say it. The comments in the series file do not count.
 manifest_patches() {
 	[ -f "$PATCHES/series" ] || return 0
 	printf '100644 %s patches/series\n' "$(sed 's/#.*//' "$PATCHES/series" | hgit hash-object --stdin)"
-	series_patches | manifest_of "$PATCHES" patches/
+	local f
+	for f in $(series_patches); do manifest_of "$PATCHES/$f" "patches/$f"; done
 }
-manifest_files() { [ ! -f "$PATCHES/series" ] || series_files all | manifest_of "$ROOT"; }
+manifest_files() {
+	local f
+	[ -f "$PATCHES/series" ] || return 0
+	for f in $(series_files all); do manifest_of "$(new_file "$f")" "$f"; done
+}
 
-manifest_of() { # DIRECTORY [PREFIX], paths on stdin
-	local f mode
-	while read -r f; do
-		mode=100644
-		[ ! -x "$1/$f" ] || mode=100755
-		printf '%s %s %s\n' $mode "$(hgit hash-object --no-filters "$1/$f")" "${2:-}$f"
-	done
+manifest_of() { # FILE NAME
+	local mode=100644
+	[ ! -x "$1" ] || mode=100755
+	printf '%s %s %s\n' $mode "$(hgit hash-object --no-filters "$1")" "$2"
 }
 
 # The kernel tree may hold work that is not in patches/ yet
@@ -108,7 +116,7 @@ apply_one() { # WORKTREE PATCH
 			echo "error: $f: exists already"
 			return 1
 		fi
-		mkdir -p "$(dirname "$1/$f")" && cp -p "$ROOT/$f" "$1/$f" &&
+		mkdir -p "$(dirname "$1/$f")" && cp -p "$(new_file "$f")" "$1/$f" &&
 			hgit -C "$1" add -f "$f" || return
 	done
 	GIT_COMMITTER_DATE=$(hgit -C "$1" log -1 --format=%ad --date=raw) \
