@@ -20,10 +20,13 @@ build_kernel() {
 	KERNEL_BUILD=$B/$KERNEL${FLAVOR:+-$FLAVOR}
 }
 
-# FORCE_TARGETS: a test that does not build must not just be missing
+# FORCE_TARGETS: a test that does not build must not just be missing. A module of theirs
+# fits only the kernel that it is built against
 make_selftests() {
-	make -C "$B/linux" -s O=out headers &&
-		make -C "$SELFTESTS" -j"$(nproc)" O="$B/linux/out" TARGETS=mm \
+	local out=out
+	[ -z "$FLAVOR" ] || [ "$KERNEL" != patched ] || out=out-$FLAVOR
+	make -C "$B/linux" -s O="$out" headers &&
+		make -C "$SELFTESTS" -j"$(nproc)" O="$B/linux/$out" TARGETS=mm \
 			FORCE_TARGETS=1 INSTALL_PATH="$B/kselftest" install
 }
 
