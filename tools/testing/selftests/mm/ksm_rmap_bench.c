@@ -172,12 +172,12 @@ static const unsigned long *read_pfns(void)
 	return pfns;
 }
 
-/* Returns: how many of the mappings are of the pages of @pfns */
-static unsigned long map_pfns(const unsigned long *pfns, unsigned long processes)
+/* Returns: how many mappings of the first @nr processes are of the pages of @pfns */
+static unsigned long count_mapped(const unsigned long *pfns, unsigned long nr)
 {
 	unsigned long found = 0;
 
-	for (unsigned long i = 0; i < processes; i++) {
+	for (unsigned long i = 0; i < nr; i++) {
 		const uint64_t *entries = read_pagemap(pids[i]);
 
 		for (unsigned long j = 0; j < nr_mapped(); j++)
@@ -197,7 +197,7 @@ static void merge(void)
 		if (!ksm_scan(3))
 			ksft_exit_fail_msg("ksmd does not complete its scans\n");
 		pfns = read_pfns();
-		same = map_pfns(pfns, nr / nr_mapped());
+		same = count_mapped(pfns, nr / nr_mapped());
 		for (merged = 0; merged < pages; merged++)
 			if (!pfn_is_ksm(pfns[merged]))
 				break;
@@ -289,7 +289,7 @@ static unsigned long found_by_migration(void)
 		if (pfn_of(getpid(), *page) == old)
 			return 0;
 	}
-	return map_pfns(read_pfns(), forks + 1);
+	return count_mapped(read_pfns(), forks + 1);
 }
 
 /* Returns: mappings of @pfn, which is of @page, whose access the walk notices */
