@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What must not get dearer when KSM's rmap walk gets cheaper?
+ * What must not cost more when KSM's rmap walk gets cheaper?
  *
  * Prints a line of comma-separated values a case: name, unit, runs, minimum,
  * median and maximum cost, and a count that shows that what was measured did

@@ -77,7 +77,7 @@ not_offered() { # MESSAGE
 
 apt_die() { # LOG MESSAGE
 	grep -qE 'Could not (resolve|connect)|Temporary failure|Unable to connect|Cannot initiate|unreachable|[Tt]imed out' "$1" &&
-		die "no network, or the Debian mirror does not answer: $2; mend that and run again; log: $1"
+		die "no network, or the Debian mirror does not answer: $2; fix that and run again; log: $1"
 	die_log "$1" "$2"
 }
 
