@@ -21,7 +21,7 @@ make compare               all mm selftests on both kernels, test by test
 make mutants               breaks the series in each way known: the tests must notice
 make bench                 what a walk costs, and whom it keeps waiting, in time: unpatched,
                            Linux 7.3 and patched by turns, in User Mode Linux
-make results               the main job, with its figures put into results/ and README
+make results               the main job, with its figures put into results/
 make clean                 removes what was made, but for downloaded packages
 
 BASE=7.2                   the kernel to work on: one of bases/

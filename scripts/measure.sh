@@ -59,8 +59,3 @@ two_at_once() { # COMMAND..., each with its words
 	while [ $running != 0 ]; do one_less; done
 	return $rc
 }
-
-# What stands between two lines of the README that say so
-into_readme() { # NAME FILE
-	sed -i -e "/<!-- $1 -->/,/<!-- end -->/{//!d}" -e "/<!-- $1 -->/r $2" "$ROOT/README.md"
-}
