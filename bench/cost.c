@@ -6,15 +6,19 @@
  * median and maximum cost, and a count that shows that what was measured did
  * happen.  Exits with 1 if it did not.  Costs include reading the clock.
  */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 
-#include "ksm_rmap.h"
+#include "vm_util.h"
+#include "ksm_rmap_util.h"
 
 #define NR		4096	/* pages, most of the time */
-#define RUNS		15	/* not more than the pages that a pipe holds */
+#define RUNS		15
 #define FORKS		101
 #define ROUNDS		15
 #define PROCESSES	200
@@ -155,37 +159,40 @@ static void measure_fork(const char *name, bool exec)
 	report(name, "ns", cost, FORKS, done, FORKS + 1);
 }
 
+static bool touch(void *p)
+{
+	flush_tlb();
+	FORCE_READ(*(char *)p);
+	return true;
+}
+
 static void measure_walk(char *p)
 {
 	const unsigned long pfn = pfn_of(getpid(), p);
 	int found = 0, fd = idle_open();
 
 	/* It may be on its way to the LRU, and is not walked before it is there */
-	write_num("/proc/sys/vm/drop_caches", 1);
+	write_num(DROP_CACHES, 1);
 	for (int i = 0; i < RUNS; i++) {
 		cost[i] = TIME(idle_set(fd, pfn));
-		found += idle_get(fd, pfn);
-		flush_tlb();
-		FORCE_READ(*p);
-		found += !idle_get(fd, pfn);
+		found += walk_finds(fd, pfn, touch, p, 1) == WALK_FOUND;
 	}
-	report("walk_ordinary", "ns", cost, RUNS, found, 2 * RUNS);
+	report("walk_ordinary", "ns", cost, RUNS, found, RUNS);
 }
 
 /* Swap out pages which a pipe keeps in the swap cache, and read them */
 static void measure_swap_in(void)
 {
-	struct iovec all = { ordinary(RUNS), RUNS * psize() };
+	char *page = ordinary(RUNS);
 	unsigned long pfn[RUNS];
-	char *page = all.iov_base;
 	int holder[2], same = 0;
 
 	for (int i = 0; i < RUNS; i++) {
 		fill_page(page + i * psize(), i + 1);
 		pfn[i] = pfn_of(getpid(), page + i * psize());
 	}
-	must(!pipe(holder) && vmsplice(holder[1], &all, 1, 0) == (ssize_t)all.iov_len, "vmsplice");
-	madvise(all.iov_base, all.iov_len, MADV_PAGEOUT);
+	must(!hold_pages(holder, page, RUNS), "vmsplice");
+	madvise(page, RUNS * psize(), MADV_PAGEOUT);
 	if (pfn_of(getpid(), page) == pfn[0]) {
 		printf("SKIP: swap_in_ordinary: not swapped out: is there swap?\n");
 		return;

@@ -2,9 +2,10 @@
 /*
  * The first and only program of a 32-bit guest, whose kernel cannot run what is on
  * the host's disk: mounts what the KSM tests read and write, gives them swap, runs
- * each of them (/ksm_rmap, then /ksm_rmap_soak for a minute), prints on /dev/ttyS0
+ * each of them (all in /tests, then /ksm_rmap_soak for a minute), prints on /dev/ttyS0
  * what run_vmtests.sh would, and switches the machine off.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/loop.h>
@@ -84,7 +85,7 @@ static void add_swap(void)
 /* Its output with "# " in front of each line, and its result */
 static void run(int number, char *const argv[])
 {
-	const char *name = argv[0] + 1;
+	const char *name = strrchr(argv[0], '/') + 1;
 	char line[4096];
 	int out[2], status;
 	FILE *lines;
@@ -118,10 +119,16 @@ static void run(int number, char *const argv[])
 		       128 + WTERMSIG(status));
 }
 
+static int is_program(const struct dirent *entry)
+{
+	return entry->d_name[0] != '.';
+}
+
 int main(void)
 {
-	char *const test[] = { "/ksm_rmap", NULL };
 	char *const soak[] = { "/ksm_rmap_soak", "-t", "60", NULL };
+	struct dirent **tests;
+	int nr;
 
 	mount_at("devtmpfs", "/dev", NULL);
 	/* The console is the kernel's */
@@ -136,8 +143,16 @@ int main(void)
 	add_swap();
 
 	printf("TAP version 13\n");
-	run(1, test);
-	run(2, soak);
-	printf("1..2\n");
+	nr = scandir("/tests", &tests, is_program, alphasort);
+	must(nr > 0, "/tests");
+	for (int i = 0; i < nr; i++) {
+		char path[512];
+		char *const test[] = { path, NULL };
+
+		snprintf(path, sizeof(path), "/tests/%s", tests[i]->d_name);
+		run(i + 1, test);
+	}
+	run(nr + 1, soak);
+	printf("1..%d\n", nr + 1);
 	power_off();
 }

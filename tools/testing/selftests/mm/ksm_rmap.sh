@@ -1,9 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# Runs ksm_rmap with what its tests ask for: swap, memory cgroups, and a way to put
-# poisoned pages back.  Provides what is missing, if this machine can have it, and
-# takes it away in the end.
+# Runs the tests of KSM's reverse mapping with what they ask for: swap, memory cgroups,
+# and a way to put poisoned pages back.  Provides what is missing, if this machine can
+# have it, and takes it away in the end.  Arguments, such as -t TEST, go to each of the
+# programs, which have different tests.
 
 set -u
 cgroups=/sys/fs/cgroup
@@ -67,11 +68,20 @@ if [ ! -d $hwpoison ]; then
 	modprobe -q hwpoison_inject && hwpoison_module=1
 fi
 
-"$(dirname "$0")"/ksm_rmap "$@" &
-tests=$!
+failed=0
+stopped=
+tests=
 # Whoever stops this waits until all is as it was
-trap 'kill "$tests"' INT TERM HUP
-wait "$tests"
-rc=$?
-wait "$tests" 2>/dev/null
-[ $rc = 0 ] || exit $rc
+trap 'stopped=1; [ -z "$tests" ] || kill "$tests"' INT TERM HUP
+for program in ksm_rmap ksm_rmap_vma ksm_rmap_fork ksm_rmap_keys ksm_rmap_migrate \
+	ksm_rmap_swap ksm_rmap_failure; do
+	"$(dirname "$0")/$program" "$@" &
+	tests=$!
+	wait "$tests"
+	rc=$?
+	wait "$tests" 2>/dev/null
+	tests=
+	[ $rc -le $failed ] || failed=$rc
+	[ -z "$stopped" ] || break
+done
+[ $failed = 0 ] || exit $failed

@@ -17,17 +17,25 @@
  * On request it measures other things that go by the mappings: memory failure,
  * swap-in, and what an application has to wait for while its page is walked.
  */
+#define _FILE_OFFSET_BITS 64
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <linux/mempolicy.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 
-#include "ksm_rmap.h"
+#include "vm_util.h"
+#include "ksm_rmap_util.h"
 
 #define MAX_SHARERS	256	/* per KSM page, by default (max_page_sharing) */
 #define MAX_PAGES	256	/* that a sweep walks */
@@ -38,8 +46,6 @@
 #define FORK_EVERY	500	/* rounds: with many VMAs, it takes long */
 #define MAX_FORKED	5	/* times, for the same reason */
 #define EXTRA		16	/* pages for the application's operations */
-
-#define COMPACT		"/proc/sys/vm/compact_memory"
 
 static enum { WALK, FAILURE, SWAP_IN, SWEEP } measures;
 /* In which of the VMAs the sharers are: a search for the last takes longest */
@@ -277,19 +283,31 @@ static void reap_all(void)
 static unsigned long found_by_migration(void)
 {
 	for (unsigned long i = 0; i < pages; i++) {
-		char **page = &mapping[i * sharers];
-		const unsigned long old = pfn_of(getpid(), *page);
-		int status = -1;
+		char *page = mapping[i * sharers];
+		const int node = page_node(0, page);
 
-		for (int node = 0; node < 2; node++)
-			if (pfn_of(getpid(), *page) == old &&
-			    syscall(__NR_move_pages, 0, 1UL, page, &node,
-				    &status, MPOL_MF_MOVE_ALL) < 0)
-				return 0;
-		if (pfn_of(getpid(), *page) == old)
+		if (node < 0 || page_move_to_node(0, page, !node))
 			return 0;
 	}
 	return count_mapped(read_pfns(), forks + 1);
+}
+
+/* A mapping of a child, or of the benchmark itself */
+struct toucher {
+	unsigned long child, which;
+};
+
+static bool touch_by(void *arg)
+{
+	const struct toucher *t = arg;
+	unsigned long told = t->which;
+
+	if (!t->child)
+		touch(told);
+	else if (write(to_child[t->child], &told, sizeof(told)) < 0 ||
+		 read(from_child[t->child], &told, sizeof(told)) < 0)
+		ksft_exit_fail_perror("child");
+	return true;
 }
 
 /* Returns: mappings of @pfn, which is of @page, whose access the walk notices */
@@ -299,17 +317,13 @@ static unsigned long found_by_touching(unsigned long pfn, unsigned long page)
 
 	for (unsigned long i = 0; i <= forks; i++) {
 		for (unsigned long j = 0; j < sharers; j++) {
-			unsigned long told = page * sharers + j;
+			struct toucher toucher = { i, page * sharers + j };
+			const enum walk walk = walk_finds(idle_fd, pfn, touch_by,
+							  &toucher, 1);
 
-			idle_set(idle_fd, pfn);
-			if (!idle_get(idle_fd, pfn))
+			if (walk == WALK_NONE)
 				ksft_exit_fail_msg("an untouched page does not stay idle\n");
-			if (!i)
-				touch(told);
-			else if (write(to_child[i], &told, sizeof(told)) < 0 ||
-				 read(from_child[i], &told, sizeof(told)) < 0)
-				ksft_exit_fail_perror("child");
-			found += !idle_get(idle_fd, pfn);
+			found += walk == WALK_FOUND;
 		}
 	}
 	return found;
@@ -355,58 +369,55 @@ static unsigned long get_walked(void)
 	const unsigned long pfn = pfn_of(getpid(), mapping[0]);
 
 	if (!idle_set(idle_fd, pfn) || !idle_get(idle_fd, pfn))
-		write_num("/proc/sys/vm/drop_caches", 1);
+		write_num(DROP_CACHES, 1);
 	if (!idle_set(idle_fd, pfn) || !idle_get(idle_fd, pfn))
 		ksft_exit_fail_msg("pfn %#lx is not walked\n", pfn);
 	return pfn;
 }
 
-static char cgroup[64], old_cgroup[256];
+static char cgroup[CGROUP_PATH], old_cgroup[512];
 static int holder[2];
 
 static void leave_cgroup(void)
 {
-	char path[512];
-
 	if (getpid() != pids[0])
 		return;
-	snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cgroup.procs", old_cgroup);
-	write_text(path, "0");
+	enter_cgroup(old_cgroup, 0);
 	remove_cgroup(cgroup);
 }
 
-/* Returns: what this machine lacks to swap out, or NULL */
-static const char *enter_cgroup(void)
+/* Returns: what this machine lacks to swap out, or NULL; in a cgroup then */
+static const char *swap_missing(void)
 {
-	char text[512], *line;
+	char text[512], path[256], *line;
 	const char *missing;
 
 	if (read_file("/proc/self/cgroup", text, sizeof(text)) <= 0)
 		return "no /proc/self/cgroup: needs CONFIG_MEMCG";
 	line = strstr(text, "0::");
-	if (!line || sscanf(line, "0::%255[^\n]", old_cgroup) != 1)
+	if (!line || sscanf(line, "0::%255[^\n]", path) != 1)
 		return "no cgroup v2 at /sys/fs/cgroup";
+	snprintf(old_cgroup, sizeof(old_cgroup), "/sys/fs/cgroup%s", path);
 	missing = make_cgroup(cgroup);
 	if (missing)
 		return missing;
 	atexit(leave_cgroup);
-	snprintf(text, sizeof(text), "%s/cgroup.procs", cgroup);
-	if (!write_text(text, "0"))
-		return "cannot enter a cgroup";
-	return NULL;
+	return enter_cgroup(cgroup, 0) ? NULL : "cannot enter a cgroup";
 }
 
 /* In the swap cache it stays a KSM page */
 static void hold(char *p)
 {
-	if (hold_pages(holder, p, 1))
-		ksft_exit_fail_perror("vmsplice");
+	const int error = hold_pages(holder, p, 1);
+
+	if (error)
+		ksft_exit_fail_msg("vmsplice: %s\n", strerror(-error));
 }
 
 /* Returns: mappings that are swap entries; memory failure leaves such, too */
-static unsigned long swap_entries(void)
+static size_t swap_entries(const void *unused)
 {
-	unsigned long swapped = 0;
+	size_t swapped = 0;
 
 	for (unsigned long i = 0; i <= forks; i++) {
 		const uint64_t *entries = read_pagemap(pids[i]);
@@ -420,20 +431,7 @@ static unsigned long swap_entries(void)
 /* Returns: mappings that are swapped out */
 static unsigned long swap_out(void)
 {
-	reclaim_cgroup(cgroup);
-	return swap_entries();
-}
-
-/* The same, with patience: it takes seconds until the last page is deactivated */
-static unsigned long swap_out_all(void)
-{
-	unsigned long out = swap_out();
-
-	for (int tries = 0; out < nr_mappings() && tries < 80; tries++) {
-		usleep(250000);
-		out = swap_out();
-	}
-	return out;
+	return swap_out_all(cgroup, nr_mappings(), swap_entries, NULL);
 }
 
 static bool can_swap;	/* and not migrate */
@@ -444,10 +442,10 @@ static unsigned long found_by_swapping(void)
 	unsigned long found;
 
 	hold(mapping[0]);
-	found = swap_out_all();
+	found = swap_out();
 	for (unsigned long i = 0; i < sharers; i++)
 		FORCE_READ(*mapping[i]);
-	release_page(holder);
+	release_pages(holder);
 	return found;
 }
 
@@ -518,7 +516,7 @@ static void prepare_sweep(void)
 		ones[pfns[i] / 64 - first_word] |= BIT_ULL(pfns[i] % 64);
 
 	/* Pages that are on their way to the LRU are not walked */
-	write_num("/proc/sys/vm/drop_caches", 1);
+	write_num(DROP_CACHES, 1);
 	sweep(ones);
 	for (unsigned long i = 0; i < pages; i++)
 		missing += !idle_get(idle_fd, pfns[i]);
@@ -544,7 +542,7 @@ static unsigned long measure_sweep(unsigned long *cost)
 	}
 	found = found_by_migration();
 	if (found < nr_mappings() && can_swap)
-		found = swap_out_all();
+		found = swap_out();
 	if (found < nr_mappings())
 		found = all_found_by_touching();
 	return found;
@@ -625,7 +623,7 @@ static unsigned long measure_failure(unsigned long *cost)
 
 	runs = 1;
 	cost[0] = poison(mapping[0]);
-	found = swap_entries();
+	found = swap_entries(NULL);
 	unpoison(pfn);
 	return found;
 }
@@ -639,7 +637,7 @@ static unsigned long measure_swap_in(unsigned long *cost, unsigned long *copies)
 
 	runs = sharers;
 	hold(mapping[0]);
-	out = swap_out_all();
+	out = swap_out();
 	if (out < sharers)
 		ksft_exit_fail_msg("%lu of %lu mappings are swapped out\n", out,
 				   sharers);
@@ -653,23 +651,21 @@ static unsigned long measure_swap_in(unsigned long *cost, unsigned long *copies)
 			ksft_exit_fail_msg("mapping %lu: wrong content\n", i);
 		*copies += pfn_of(getpid(), mapping[i]) != pfn;
 	}
-	release_page(holder);
+	release_pages(holder);
 	return *copies + (*copies < sharers ? found_by_touching(pfn, 0) : 0);
 }
 
 static bool move_to_other_node(void)
 {
 	static int node = -1;
-	int status = -1;
 
 	if (node < 0) {
-		if (syscall(__NR_move_pages, 0, 1UL, &mapping[0], NULL, &status,
-			    0) < 0 || status < 0)
+		node = page_node(0, mapping[0]);
+		if (node < 0)
 			return false;
-		node = !status;
+		node = !node;
 	}
-	if (syscall(__NR_move_pages, 0, 1UL, &mapping[0], &node, &status,
-		    MPOL_MF_MOVE_ALL) < 0 || status != node)
+	if (page_move_to_node(0, mapping[0], node))
 		return false;
 	node = !node;
 	return true;
@@ -679,54 +675,52 @@ static const char *move_missing(void)
 {
 	if (access(NODE1, F_OK))
 		return "no " NODE1 ": needs two memory nodes";
-	if (syscall(__NR_move_pages, 0, 0UL, NULL, NULL, NULL, 0) < 0)
+	if (page_node(0, &pids[0]) < 0)
 		return "no move_pages: needs CONFIG_MIGRATION";
 	return NULL;
 }
 
 /*
- * Compaction moves what is at the low end of a zone into holes of pageblocks in use
- * at the high end: so have many of these, on either node.  There the page stays,
- * unless it can be moved to the other node, among what is allocated there.
+ * For holes to move into, see punch_holes(), have many of them, on either node.  There
+ * the page stays, unless it can be moved to the other node, among what is allocated
+ * there.
  */
 static bool compact(void)
 {
-	const size_t stride = 32 * psize(), size = 32 << 20;
+	const size_t nr = (32 << 20) / psize();
 	const unsigned long nodes = 3;
 	static char *bulk;
 	unsigned long pfn;
 
 	if (!bulk) {
-		bulk = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (bulk == MAP_FAILED)
+		bulk = map_apart(nr);
+		if (!bulk)
 			ksft_exit_fail_perror("mmap");
-		madvise(bulk, size, MADV_NOHUGEPAGE);
-		syscall(__NR_mbind, bulk, size, MPOL_INTERLEAVE, &nodes,
+		syscall(__NR_mbind, bulk, nr * psize(), MPOL_INTERLEAVE, &nodes,
 			8 * sizeof(nodes), 0);
 	}
-	for (size_t i = 0; i < size; i += psize()) {
-		bulk[i] = 1;
-		if (i == size / 2)
-			move_to_other_node();
-	}
-	for (size_t i = 0; i < size; i += stride)
-		madvise(bulk + i + psize(), stride - psize(), MADV_DONTNEED);
+	write_pages(bulk, nr / 2);
+	move_to_other_node();
+	write_pages(bulk + nr / 2 * psize(), nr / 2);
+	punch_holes(bulk, nr);
 	pfn = pfn_of(getpid(), mapping[0]);
-	write_num(COMPACT, 1);
+	write_num(COMPACT_MEMORY, 1);
 	return pfn_of(getpid(), mapping[0]) != pfn;
 }
 
 static const char *compact_missing(void)
 {
-	return access(COMPACT, W_OK) ? "no " COMPACT ": needs CONFIG_COMPACTION" :
-				       NULL;
+	if (access(COMPACT_MEMORY, W_OK))
+		return "no " COMPACT_MEMORY ": needs CONFIG_COMPACTION";
+	return NULL;
 }
 
 static bool swap(void)
 {
-	const bool done = swap_out() == nr_mappings();
+	bool done;
 
+	reclaim_cgroup(cgroup);
+	done = swap_entries(NULL) == nr_mappings();
 	for (unsigned long i = 0; i < sharers; i++)
 		FORCE_READ(*mapping[i]);
 	return done;
@@ -748,7 +742,7 @@ static const struct kind {
 	{ "walk", walk },
 	{ "migrate", move_to_other_node, move_missing },
 	{ "compact", compact, compact_missing },
-	{ "swap", swap, enter_cgroup },
+	{ "swap", swap, swap_missing },
 };
 
 static const struct kind *kind_by_name(const char *name)
@@ -943,11 +937,11 @@ static unsigned long measure_latency(const struct kind *kind, bool csv)
 		if (!page_holds(mapping[i], i / sharers + 1))
 			ksft_exit_fail_msg("mapping %lu: wrong content\n", i);
 	if (swaps)
-		release_page(holder);
+		release_pages(holder);
 	else
 		found = found_by_migration();
 	if (found < nr_mappings() && can_swap)
-		found = swap_out_all();
+		found = swap_out();
 	/* A child's may be swapped out, and is not after it is touched */
 	if (found < nr_mappings())
 		found = all_found_by_touching();
@@ -1125,7 +1119,7 @@ int main(int argc, char **argv)
 	if (!missing && measures == FAILURE && access(UNPOISON, W_OK))
 		missing = "no " UNPOISON ": needs CONFIG_HWPOISON_INJECT";
 	if (!missing && measures == SWAP_IN)
-		missing = enter_cgroup();
+		missing = swap_missing();
 	if (!missing && kind && kind->missing)
 		missing = kind->missing();
 	if (missing) {
@@ -1133,7 +1127,7 @@ int main(int argc, char **argv)
 		return KSFT_SKIP;
 	}
 	can_swap = (measures == SWEEP || (measures == WALK && !seconds && !forks)) &&
-		   access(NODE1, F_OK) && !enter_cgroup();
+		   access(NODE1, F_OK) && !swap_missing();
 	/* Two files a child */
 	if (setrlimit(RLIMIT_NOFILE, &files))
 		ksft_exit_fail_perror("setrlimit");

@@ -18,13 +18,19 @@
  * be replayed, also with some kinds of operations left out, which is how a run
  * that fails is made smaller.  What depends on time, like ksmd, is not replayed.
  */
+#define _FILE_OFFSET_BITS 64
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <linux/mempolicy.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/swap.h>
@@ -32,7 +38,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "ksm_rmap.h"
+#include "vm_util.h"
+#include "ksm_rmap_util.h"
 
 #define NR_SLOTS	2048	/* pages of a process */
 #define FILE_PAGES	(4 * NR_SLOTS)
@@ -485,18 +492,12 @@ static bool op_migrate(struct random *r, unsigned int first, unsigned int n)
 static bool op_offline(struct random *r, unsigned int first, unsigned int n)
 {
 	const unsigned long pfn = pfn_of(getpid(), at(first));
-	char text[32];
-	int fd;
 
 	/* A page that cannot be put back is gone */
 	if (!pfn || access(UNPOISON, W_OK) ||
 	    madvise(at(first), psize(), MADV_SOFT_OFFLINE))
 		return false;
-	fd = open(UNPOISON, O_WRONLY);
-	snprintf(text, sizeof(text), "%#lx", pfn);
-	if (write(fd, text, strlen(text)) < 0)
-		errno = 0;
-	close(fd);
+	unpoison_memory(pfn);
 	return true;
 }
 
@@ -662,12 +663,12 @@ static bool all_speed(struct random *r, unsigned int first, unsigned int n)
 
 static bool all_compact(struct random *r, unsigned int first, unsigned int n)
 {
-	return set("/proc/sys/vm/compact_memory", 1);
+	return set(COMPACT_MEMORY, 1);
 }
 
 static bool all_drop(struct random *r, unsigned int first, unsigned int n)
 {
-	return set("/proc/sys/vm/drop_caches", 1);
+	return set(DROP_CACHES, 1);
 }
 
 static bool all_reclaim(struct random *r, unsigned int first, unsigned int n)
@@ -1030,24 +1031,19 @@ static bool tell(const struct entry *e, enum command order, const char *what)
 static bool moves(const struct entry *e)
 {
 	const bool nodes = !access(NODE1, F_OK);
-	void *addr = e->addr;
 	unsigned long pfn;
-	int status;
 
 	if (!nodes && access(UNPOISON, W_OK))
 		return false;
 	for (int tries = 0; tries < 4; tries++) {
-		int node = tries % 2;
-
 		/* It may be in a batch on its way to the LRU */
 		if (tries == 2)
-			write_num("/proc/sys/vm/drop_caches", 1);
+			write_num(DROP_CACHES, 1);
 		if (nodes)
-			syscall(__NR_move_pages, e->proc->pid, 1UL, &addr,
-				&node, &status, MPOL_MF_MOVE_ALL);
+			page_move_to_node(e->proc->pid, e->addr, tries % 2);
 		else if (!tell(e, OFFLINE, "soft-offline a page"))
 			return false;
-		pfn = pfn_of(e->proc->pid, addr);
+		pfn = pfn_of(e->proc->pid, e->addr);
 		if (!pfn || pfn == e->pfn)
 			continue;
 		if (!nodes)
@@ -1057,25 +1053,9 @@ static bool moves(const struct entry *e)
 	return false;
 }
 
-/* Returns: 1 if a walk finds it, 0 if not, -1 if the page is not walked */
-static int is_found(const struct entry *e)
+static bool touch(void *arg)
 {
-	int ret = -1;
-
-	for (int tries = 0; tries < 6; tries++) {
-		if (tries) {
-			write_num("/proc/sys/vm/drop_caches", 1);
-			usleep(1000 << tries);
-		}
-		if (!idle_set(idle_fd, e->pfn) || !idle_get(idle_fd, e->pfn))
-			continue;
-		if (!tell(e, TOUCH, "touch a page"))
-			return -1;
-		if (!idle_get(idle_fd, e->pfn))
-			return 1;
-		ret = 0;
-	}
-	return ret;
+	return tell(arg, TOUCH, "touch a page");
 }
 
 /* Returns: where in the @nr entries the next page begins */
@@ -1129,17 +1109,18 @@ static size_t check_rmap(void)
 			continue;
 		seen.busy++;
 		for (size_t j = i; j < next && !shared->failed; j++) {
-			const struct entry *e = &entries[j];
-			const int found = is_found(e);
+			struct entry *e = &entries[j];
+			const enum walk walk = walk_finds(idle_fd, e->pfn, touch, e,
+							  WALK_TRIES);
 
-			if (found > 0)
+			if (walk == WALK_FOUND)
 				continue;
 			if (only_count) {
 				seen.missed++;
 				continue;
 			}
 			wrong("%s pfn %#lx: %p of process %d (pid %d, depth %d)",
-			      found ? "no walk of" : "rmap misses a mapping of",
+			      walk == WALK_NONE ? "no walk of" : "rmap misses a mapping of",
 			      e->pfn, e->addr, (int)(e->proc - shared->proc),
 			      e->proc->pid, e->proc->depth);
 		}
