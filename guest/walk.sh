@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Runs in the guest: walk.sh BENCH CASE...; each CASE is VMAs,sharers,forks,runs and,
-# after one more comma each, further options, if any. Prints lines of comma-separated values,
-# after one that names them.
+# after one more comma each, the mode of ksm_rmap_bench, walk by default, and further
+# options, if any. Prints lines of comma-separated values, after one that names them.
 
 set -eu
 # shellcheck source=guest/bench.sh
@@ -18,13 +18,14 @@ fi
 rc=0
 named=
 for case; do
-	IFS=, read -r vmas sharers forks runs options <<-END
+	IFS=, read -r vmas sharers forks runs mode options <<-END
 		$case
 	END
 	# shellcheck disable=SC2046 # as many as there are
 	set -- $(echo "$options" | tr , ' ')
-	[ -n "$named" ] || "$bench" "$@" -cc
+	mode=${mode:-walk}
+	[ -n "$named" ] || "$bench" "$mode" "$@" -cc
 	named=1
-	"$bench" -v "$vmas" -s "$sharers" -f "$forks" -r "$runs" "$@" -c || rc=$?
+	"$bench" "$mode" -v "$vmas" -s "$sharers" -f "$forks" -r "$runs" "$@" -c || rc=$?
 done
 exit $rc

@@ -7,10 +7,10 @@
 
 BENCH=$B/bench/ksm_rmap_bench
 
-# VMAs, sharers, forks, walks measured, options. One sharer is an anonymous page, whose
+# VMAs, sharers, forks, walks measured, mode and options. One sharer is an anonymous page, whose
 # walk is the limit; -p: other processes with pages of their own, not forks
 CASES='1,2,0,9 1,256,0,9 100,2,0,9 100,256,0,9 1000,2,0,9 1000,256,0,5
-20000,2,0,9 20000,256,0,3 60000,2,0,3 1,1,255,9,-p 1,2,100,9 1,64,100,3 1,256,100,3
+20000,2,0,9 20000,256,0,3 60000,2,0,3 1,1,255,9,walk,-p 1,2,100,9 1,64,100,3 1,256,100,3
 100,2,100,9 100,256,100,1 1000,2,100,5 1000,256,100,1 2000,2,100,5 20000,2,100,3
 1,1,0,9 1,1,1,9 1,1,201,9 1,1,255,9'
 

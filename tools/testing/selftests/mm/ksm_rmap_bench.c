@@ -14,8 +14,8 @@
  * Walking one page over and over, all that the walk reads is in the CPU's caches. As
  * reclaim and compaction do it, it is not: so a sweep walks many pages in turn.
  *
- * On request it measures other things that go by the mappings: memory failure,
- * swap-in, and what an application has to wait for while its page is walked.
+ * Other modes measure other things that go by the mappings: memory failure, swap-in,
+ * and what an application has to wait for while its page is walked.
  */
 #define _FILE_OFFSET_BITS 64
 #include <errno.h>
@@ -47,13 +47,13 @@
 #define MAX_FORKED	5	/* times, for the same reason */
 #define EXTRA		16	/* pages for the application's operations */
 
-static enum { WALK, FAILURE, SWAP_IN, SWEEP } measures;
+static enum { WALK, FAILURE, SWAPIN, SWEEP, WAIT } mode;
 /* In which of the VMAs the sharers are: a search for the last takes longest */
 static enum { EVENLY, FIRST, LAST } place;
 static const char *const places[] = { "evenly", "first", "last" };
 static unsigned long vmas = 1, sharers = 2, forks, runs = 5;
 static unsigned long pages = 1;	/* KSM pages, each with as many sharers */
-static unsigned long processes, seconds;
+static unsigned long processes, seconds = 3;
 static bool own_pages, split_late;
 static char *area, *extra;
 /* Those of the first page, then those of the next */
@@ -116,7 +116,7 @@ static unsigned long page_of(unsigned long i)
 static void build(void)
 {
 	const unsigned long nr = vmas * pages_per_vma(), page = psize();
-	const unsigned long all = nr + (seconds ? EXTRA : 0);
+	const unsigned long all = nr + (mode == WAIT ? EXTRA : 0);
 
 	area = map_area(all);
 	if (!area)
@@ -762,7 +762,7 @@ static void run_on(int cpu)
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
 	if (sched_setaffinity(0, sizeof(set), &set))
-		ksft_exit_fail_msg("no CPU %d: -k takes two\n", cpu);
+		ksft_exit_fail_msg("no CPU %d: wait takes two\n", cpu);
 }
 
 static bool stop;
@@ -991,13 +991,11 @@ static unsigned long parse(const char *arg, char option, unsigned long min,
 /* Returns: whether the options make sense with each other */
 static bool go_together(const struct kind *kind)
 {
-	if ((split_late && own_pages) || !seconds != !kind)
+	if (split_late && own_pages)
 		return false;
-	if ((processes && measures != FAILURE) || (pages > 1 && measures != SWEEP))
+	if (mode == WAIT && pages > 1 && kind->once != walk)
 		return false;
-	if (kind)
-		return kind->once == walk ? measures == SWEEP : measures == WALK;
-	return measures != SWAP_IN || (!forks && !own_pages);
+	return mode != SWAPIN || (!forks && !own_pages);
 }
 
 static int place_by_name(const char *name)
@@ -1009,41 +1007,112 @@ static int place_by_name(const char *name)
 	exit(KSFT_FAIL);
 }
 
+#define OPTIONS	"v:s:f:pSa:r:ch"	/* of all modes */
+
+static const struct {
+	const char *name, *options, *what;
+} modes[] = {
+	[WALK] = { "walk", "", "a walk" },
+	[FAILURE] = { "failure", "m:", "memory failure" },
+	[SWAPIN] = { "swapin", "", "swap-in" },
+	[SWEEP] = { "sweep", "n:", "a sweep" },
+	[WAIT] = { "wait", "n:t:k:", "an operation" },
+};
+
 static void help(const char *self)
 {
-	printf("usage: %s [-v VMAs] [-s sharers] [-f forks] [-p] [-S] [-a place]\n"
-	       "       [-r runs] [-c]\n"
-	       "       [-w pages | -m processes | -i | -l seconds -k kind [-w pages]]\n"
-	       "  -v  VMAs in the anon_vma, default 1\n"
-	       "  -s  pages of these that share the KSM page, 2 to %d, default 2;\n"
-	       "      1 for an ordinary page, with which KSM has nothing to do\n"
-	       "  -f  children forked after merging, up to %d, default 0\n"
-	       "  -p  children are forked before, and share pages of their own\n"
-	       "  -S  the VMAs are split after merging, not before\n"
-	       "  -a  where among the VMAs the sharers are: evenly (default), first, last\n"
-	       "  -r  walks or sweeps to measure, default 5\n"
-	       "  -w  measure sweeps over so many KSM pages, up to %d: the time per mapping\n"
-	       "  -m  measure memory failure, with so many other processes, to %d\n"
-	       "  -i  measure swap-in from the swap cache, through each mapping\n"
-	       "  -l  measure for so long how long an application's operations take\n"
-	       "  -k  with -l: walk, migrate, compact, swap, all the time; or none\n"
-	       "  -c  print values separated by commas; -cc names them, and exits\n",
+	printf("usage: %s MODE [OPTION]...\n"
+	       "  walk     measure walks of one KSM page, over and over\n"
+	       "  sweep    measure walks of many pages in turn: the time per mapping\n"
+	       "  failure  measure memory failure\n"
+	       "  swapin   measure swap-in from the swap cache, through each mapping\n"
+	       "  wait     measure how long an application's operations take meanwhile\n"
+	       "All modes:\n"
+	       "  -v VMAS      VMAs in the anon_vma, default 1\n"
+	       "  -s SHARERS   pages of these that share the KSM page, 2 to %d, default 2;\n"
+	       "               1 for an ordinary page, with which KSM has nothing to do\n"
+	       "  -f FORKS     children forked after merging, up to %d, default 0\n"
+	       "  -p           children are forked before, and share pages of their own\n"
+	       "  -S           the VMAs are split after merging, not before\n"
+	       "  -a PLACE     where among the VMAs the sharers are: evenly (default),\n"
+	       "               first, last\n"
+	       "  -r RUNS      walks or sweeps to measure, default 5\n"
+	       "  -c           print values separated by commas; -cc names them, and exits\n"
+	       "sweep, and wait with -k walk:\n"
+	       "  -n PAGES     KSM pages, each with as many sharers, up to %d, default 1\n"
+	       "failure:\n"
+	       "  -m NUMBER    other processes, up to %d, default 0\n"
+	       "wait:\n"
+	       "  -t SECONDS   how long to measure, default 3\n"
+	       "  -k KIND      what happens to the page all the time: walk, migrate, compact,\n"
+	       "               swap; or none, the default\n",
 	       self, MAX_SHARERS, MAX_FORKS, MAX_PAGES, MAX_PROCESSES);
+}
+
+static bool mode_by_name(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		if (!strcmp(modes[i].name, name)) {
+			mode = i;
+			return true;
+		}
+	}
+	return false;
+}
+
+static void print_names(void)
+{
+	switch (mode) {
+	case WAIT:
+		printf("vmas,sharers,forks,own_pages,split_late,mappings,found,");
+		printf("seconds,kind,completed,operation,count,");
+		printf("p50_ns,p99_ns,p999_ns,max_ns\n");
+		break;
+	case SWEEP:
+		printf("vmas,sharers,forks,own_pages,pages,mappings,found,runs,");
+		printf("q1_ns_per_mapping,median_ns_per_mapping,q3_ns_per_mapping\n");
+		break;
+	default:
+		printf("vmas,sharers,forks,own_pages,mappings,found,runs,");
+		printf("min_ns,median_ns,max_ns,shared,sharing,");
+		printf("cow_shared,cow_sharing,unmerged_shared,unmerged_sharing,");
+		printf("split_late,measures,processes,copies,place\n");
+	}
+}
+
+/* Returns: what this machine lacks for the mode, or NULL */
+static const char *mode_missing(const struct kind *kind)
+{
+	const char *missing = ksm_rmap_missing();
+
+	if (missing)
+		return missing;
+	if (mode == FAILURE && access(UNPOISON, W_OK))
+		return "no " UNPOISON ": needs CONFIG_HWPOISON_INJECT";
+	if (mode == SWAPIN)
+		return swap_missing();
+	if (mode == WAIT && kind->missing)
+		return kind->missing();
+	return NULL;
 }
 
 int main(int argc, char **argv)
 {
 	long shared[3], sharing[3];
-	unsigned long cost[MAX_RUNS], found, copies = 0, total;
+	unsigned long cost[MAX_RUNS], found = 0, copies = 0, total;
 	const struct rlimit files = { 4 * MAX_FORKS, 4 * MAX_FORKS };
-	static const char *const what[] = {
-		"a walk", "memory failure", "swap-in", "a sweep"
-	};
-	const struct kind *kind = NULL;
+	const struct kind *kind = kind_by_name("none");
 	int option, csv = 0;
 	const char *missing;
+	char options[32];
 
-	while ((option = getopt(argc, argv, "v:s:f:r:w:m:l:k:a:pSich")) != -1) {
+	if (argc < 2 || !mode_by_name(argv[1])) {
+		help(argv[0]);
+		return argc == 2 && !strcmp(argv[1], "-h") ? KSFT_PASS : KSFT_FAIL;
+	}
+	snprintf(options, sizeof(options), OPTIONS "%s", modes[mode].options);
+	optind = 2;
+	while ((option = getopt(argc, argv, options)) != -1) {
 		switch (option) {
 		case 'v':
 			vmas = parse(optarg, option, 1, 1000000);
@@ -1066,18 +1135,13 @@ int main(int argc, char **argv)
 		case 'a':
 			place = place_by_name(optarg);
 			break;
-		case 'w':
+		case 'n':
 			pages = parse(optarg, option, 1, MAX_PAGES);
-			measures = SWEEP;
 			break;
 		case 'm':
 			processes = parse(optarg, option, 0, MAX_PROCESSES);
-			measures = FAILURE;
 			break;
-		case 'i':
-			measures = SWAP_IN;
-			break;
-		case 'l':
+		case 't':
 			seconds = parse(optarg, option, 1, 600);
 			break;
 		case 'k':
@@ -1091,22 +1155,12 @@ int main(int argc, char **argv)
 			return option == 'h' ? KSFT_PASS : KSFT_FAIL;
 		}
 	}
-	if (csv > 1 && seconds) {
-		printf("vmas,sharers,forks,own_pages,split_late,mappings,found,");
-		printf("seconds,kind,completed,operation,count,");
-		printf("p50_ns,p99_ns,p999_ns,max_ns\n");
-		return KSFT_PASS;
-	}
-	if (csv > 1 && measures == SWEEP) {
-		printf("vmas,sharers,forks,own_pages,pages,mappings,found,runs,");
-		printf("q1_ns_per_mapping,median_ns_per_mapping,q3_ns_per_mapping\n");
-		return KSFT_PASS;
+	if (optind < argc) {
+		fprintf(stderr, "%s: is no option, see -h\n", argv[optind]);
+		return KSFT_FAIL;
 	}
 	if (csv > 1) {
-		printf("vmas,sharers,forks,own_pages,mappings,found,runs,");
-		printf("min_ns,median_ns,max_ns,shared,sharing,");
-		printf("cow_shared,cow_sharing,unmerged_shared,unmerged_sharing,");
-		printf("split_late,measures,processes,copies,place\n");
+		print_names();
 		return KSFT_PASS;
 	}
 	if (!go_together(kind)) {
@@ -1115,18 +1169,13 @@ int main(int argc, char **argv)
 	}
 
 	pids[0] = getpid();
-	missing = ksm_rmap_missing();
-	if (!missing && measures == FAILURE && access(UNPOISON, W_OK))
-		missing = "no " UNPOISON ": needs CONFIG_HWPOISON_INJECT";
-	if (!missing && measures == SWAP_IN)
-		missing = swap_missing();
-	if (!missing && kind && kind->missing)
-		missing = kind->missing();
+	missing = mode_missing(kind);
 	if (missing) {
 		printf("SKIP: %s\n", missing);
 		return KSFT_SKIP;
 	}
-	can_swap = (measures == SWEEP || (measures == WALK && !seconds && !forks)) &&
+	can_swap = (mode == SWEEP || (mode == WAIT && kind->once == walk) ||
+		    (mode == WALK && !forks)) &&
 		   access(NODE1, F_OK) && !swap_missing();
 	/* Two files a child */
 	if (setrlimit(RLIMIT_NOFILE, &files))
@@ -1135,7 +1184,7 @@ int main(int argc, char **argv)
 	ksm_knobs_reset();
 	idle_fd = idle_open();
 
-	if (measures == FAILURE)
+	if (mode == FAILURE)
 		fork_unrelated();
 	if (own_pages)
 		fork_all();
@@ -1149,29 +1198,34 @@ int main(int argc, char **argv)
 	if (!own_pages)
 		fork_all();
 	total = nr_mappings();
-	if (seconds) {
+	switch (mode) {
+	case WALK:
+		found = measure_walk(cost);
+		break;
+	case FAILURE:
+		found = measure_failure(cost);
+		break;
+	case SWAPIN:
+		found = measure_swap_in(cost, &copies);
+		break;
+	case SWEEP:
+		found = measure_sweep(cost);
+		break;
+	case WAIT:
 		found = measure_latency(kind, csv);
 		reap_all();
 		return found == total ? KSFT_PASS : KSFT_FAIL;
 	}
-	if (measures == FAILURE)
-		found = measure_failure(cost);
-	else if (measures == SWAP_IN)
-		found = measure_swap_in(cost, &copies);
-	else if (measures == SWEEP)
-		found = measure_sweep(cost);
-	else
-		found = measure_walk(cost);
 	qsort(cost, runs, sizeof(*cost), compare);
 	reap_all();
 	reap_unrelated();
-	if (measures == SWEEP) {
+	if (mode == SWEEP) {
 		print_sweep(cost, found, csv);
 		return found == total ? KSFT_PASS : KSFT_FAIL;
 	}
 
 	/* ksmd counts the copy out when it next comes across it */
-	if (measures != FAILURE)
+	if (mode != FAILURE)
 		fill_page(mapping[0], 2);
 	/* Without mergeable memory, it would not scan at all */
 	if (is_mergeable() && !ksm_scan(2))
@@ -1186,16 +1240,16 @@ int main(int argc, char **argv)
 		       cost[runs / 2], cost[runs - 1]);
 		for (int i = 0; i < 3; i++)
 			printf(",%ld,%ld", shared[i], sharing[i]);
-		printf(",%d,%d,%lu,%lu,%d\n", split_late, measures, processes,
+		printf(",%d,%d,%lu,%lu,%d\n", split_late, mode, processes,
 		       copies, place);
 	} else {
 		print_case();
 		printf("%s takes %lu ns (median of %lu, %lu to %lu)\n",
-		       what[measures], cost[runs / 2], runs, cost[0],
+		       modes[mode].what, cost[runs / 2], runs, cost[0],
 		       cost[runs - 1]);
-		if (measures == FAILURE)
+		if (mode == FAILURE)
 			printf("with %lu unrelated processes\n", processes);
-		if (measures == SWAP_IN)
+		if (mode == SWAPIN)
 			printf("%lu of the mappings have a copy\n", copies);
 		printf("found %lu of %lu mappings\n", found, total);
 		printf("pages_shared/pages_sharing: ");
