@@ -429,7 +429,7 @@ TEST_F(ksm_rmap, unmerge_by_prctl)
 	ASSERT_OK(check_found(others, ARRAY_SIZE(others), 4));
 }
 
-/* An rmap_item is left, and its anon_vma with no vma, until ksmd comes past */
+/* An rmap_item is left, and its anon_vma with no VMA, until ksmd scans again */
 TEST_F(ksm_rmap, unmap_one_sharer)
 {
 	/* Wherever it is in the list of the stable node */

@@ -107,11 +107,10 @@ TEST_F(memory_failure, signals_who_maps_the_page)
 		if (i == PARENT && addr == twice.addr)
 			addr = area;
 		EXPECT_EQ((void *)(told ? m[i].addr : NULL), (void *)addr);
-		if (maps) {
+		if (maps)
 			EXPECT_EQ(0, pfn_at(&m[i]));
-		} else if (i != UNMAPPED) {
+		if (!maps && i != UNMAPPED)
 			EXPECT_OK(check_holds(i, m[i].addr, i == MOVED ? 7 : 9));
-		}
 	}
 	EXPECT_EQ(0, pfn_at(&twice));
 }

@@ -101,8 +101,8 @@ TEST_F(ksm_rmap, fork_parent_that_exited)
 }
 
 /*
- * Fork has shared pages with a process in which they are not for KSM: ksmd will
- * never come by there.  Which of two equal pages becomes the KSM page, depends on
+ * Fork has shared pages with a process in which they are not for KSM: ksmd never
+ * scans them there.  Which of two equal pages becomes the KSM page, depends on
  * which ksmd comes to first, so have it both ways.
  */
 TEST_F(ksm_rmap, fork_child_of_unmergeable_parent)

@@ -93,7 +93,7 @@ TEST_F_TIMEOUT(ksm_rmap, keys_go_with_their_pages, SLOW)
 
 	if (missing)
 		SKIP(return, "%s", missing);
-	/* A search drops what it comes past: have others in the tree, which stay */
+	/* A search drops stale nodes on its way: have others in the tree, which stay */
 	ASSERT_OK(fork_peer(4, 0));
 	for (int i = 0; i < 2; i++)
 		ASSERT_OK(map_by(4, NR, 1000 + NR, NULL));

@@ -186,7 +186,7 @@ static unsigned long obey(const struct request *req)
 	case OP_SIGBUS_COUNT:
 		return __atomic_load_n(&sigbus_count, __ATOMIC_RELAXED);
 	default:
-		return ENOSYS;
+		return -1;
 	}
 }
 
@@ -296,6 +296,14 @@ static void see_last_test_gone_at_exit(void)
 		see_last_test_gone();
 }
 
+/* A test that is running goes on for some time, which nobody wants to wait for */
+static void exit_on_signal(int sig)
+{
+	if (getpid() == tests_pid)
+		*last_group = 0;
+	exit(128 + sig);
+}
+
 /* ---- for fixtures ---- */
 
 /**
@@ -320,6 +328,8 @@ void prepare_tests(int argc, char **argv)
 		ksm_knobs_save();
 	/* This comes before the settings are restored */
 	atexit(see_last_test_gone_at_exit);
+	signal(SIGINT, exit_on_signal);
+	signal(SIGTERM, exit_on_signal);
 }
 
 /**

@@ -17,8 +17,17 @@
 #include <sys/types.h>
 
 /* Unlike those of the harness, they are one statement, which a loop can have alone */
-#define ASSERT_OK(what)	do { ASSERT_STREQ("", (what) ?: ""); } while (0)
-#define EXPECT_OK(what)	do { EXPECT_STREQ("", (what) ?: ""); } while (0)
+#define ASSERT_OK(what) do {						\
+	const char *__why = (what);					\
+									\
+	ASSERT_STREQ("", __why ?: "");					\
+} while (0)
+
+#define EXPECT_OK(what) do {						\
+	const char *__why = (what);					\
+									\
+	EXPECT_STREQ("", __why ?: "");					\
+} while (0)
 
 /* Peer 0 is the test itself */
 #define MAX_PEERS	64

@@ -1053,9 +1053,9 @@ static bool moves(const struct entry *e)
 	return false;
 }
 
-static bool touch(void *arg)
+static bool touch_it(void *arg)
 {
-	return tell(arg, TOUCH, "touch a page");
+	return tell(arg, TOUCH, "access a page");
 }
 
 /* Returns: where in the @nr entries the next page begins */
@@ -1110,8 +1110,8 @@ static size_t check_rmap(void)
 		seen.busy++;
 		for (size_t j = i; j < next && !shared->failed; j++) {
 			struct entry *e = &entries[j];
-			const enum walk walk = walk_finds(idle_fd, e->pfn, touch, e,
-							  WALK_TRIES);
+			const enum walk walk = walk_finds(idle_fd, e->pfn, touch_it,
+							  e, WALK_TRIES);
 
 			if (walk == WALK_FOUND)
 				continue;
@@ -1325,7 +1325,7 @@ static int soak(const struct options *o)
 
 /*
  * Does it fail in two of three runs without these kinds of operations?  One is not
- * enough: when ksmd comes past is not replayed, and luck would pass for a cause.
+ * enough: when ksmd scans what is not replayed, and luck would pass for a cause.
  */
 static bool fails_again(const struct options *o, uint64_t without)
 {
