@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Runs in the guest: kselftest.sh TESTS [CATEGORY...]; KSM_O is the kernel's mm/ksm.o,
-# KSM_RMAP_ARGS what ksm_rmap gets to run some of its tests only
+# KSM_RMAP_ARGS what ksm_rmap.sh gets to run some of its tests only
 #
 # Gives the mm selftests (installed in the folder TESTS) what they ask for, runs
 # all or just these categories of them, and prints their TAP.

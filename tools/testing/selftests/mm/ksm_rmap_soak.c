@@ -135,7 +135,7 @@ static void __printf(1, 2) wrong(const char *format, ...)
 	va_end(args);
 	dprintf(1, "# %s\n", text);
 	if (!__atomic_exchange_n(&shared->failed, true, __ATOMIC_SEQ_CST))
-		strcpy(shared->why, text);
+		snprintf(shared->why, sizeof(shared->why), "%s", text);
 	shared->end = true;
 	if (self) {
 		__atomic_store_n(&self->state, EXITED, __ATOMIC_SEQ_CST);
