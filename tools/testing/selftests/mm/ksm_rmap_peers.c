@@ -508,8 +508,12 @@ const char *map_by(int peer, size_t nr, unsigned long tag, char **area)
  */
 const char *sigbus_of(int peer, unsigned long *count, char **addr)
 {
-	return get(peer, OP_SIGBUS_COUNT, NULL, 0, 0, count) ?:
-	       get(peer, OP_SIGBUS_ADDR, NULL, 0, 0, (unsigned long *)addr);
+	unsigned long at = 0;
+	const char *why = get(peer, OP_SIGBUS_COUNT, NULL, 0, 0, count) ?:
+			  get(peer, OP_SIGBUS_ADDR, NULL, 0, 0, &at);
+
+	*addr = (char *)at;
+	return why;
 }
 
 /**
