@@ -7,6 +7,7 @@
 #include "vm_util.h"
 #include "ksm_rmap_util.h"
 #include "ksm_rmap_peers.h"
+#include "ksm_rmap_checks.h"
 
 /*
  * When a page fails, each process that maps it is told where, if it asked for

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The fixture of most tests of KSM's reverse mapping.  Whoever includes this has
- * included kselftest_harness.h, vm_util.h, ksm_rmap_util.h and ksm_rmap_peers.h.
+ * included kselftest_harness.h, vm_util.h, and the other ksm_rmap_*.h.
  */
 #ifndef __KSM_RMAP_FIXTURE_H__
 #define __KSM_RMAP_FIXTURE_H__

@@ -9,6 +9,7 @@
 #include "vm_util.h"
 #include "ksm_rmap_util.h"
 #include "ksm_rmap_peers.h"
+#include "ksm_rmap_checks.h"
 #include "ksm_rmap_fixture.h"
 
 TEST_F(ksm_rmap, fork)

@@ -8,6 +8,7 @@
 #include "vm_util.h"
 #include "ksm_rmap_util.h"
 #include "ksm_rmap_peers.h"
+#include "ksm_rmap_checks.h"
 #include "ksm_rmap_fixture.h"
 
 /* What those who have gone leave behind must not make the walk longer and longer */

@@ -12,6 +12,7 @@
 #include "vm_util.h"
 #include "ksm_rmap_util.h"
 #include "ksm_rmap_peers.h"
+#include "ksm_rmap_checks.h"
 #include "ksm_rmap_fixture.h"
 
 /* Leave holes in 64 MiB of memory, wherever that is */

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests of KSM's reverse mapping do, and check: processes, called peers,
- * which map, merge, fork and so on as a test tells them.  Functions are described
- * in ksm_rmap_peers.c.
+ * Processes, called peers, which map, merge, fork and so on as a test of KSM's
+ * reverse mapping tells them.  Functions are described in ksm_rmap_peers.c.
  *
  * Those that return a const char * return what has gone wrong, as one line of text
  * that is valid until the next call, or NULL: for ASSERT_OK() and EXPECT_OK().
@@ -10,10 +9,7 @@
 #ifndef __KSM_RMAP_PEERS_H__
 #define __KSM_RMAP_PEERS_H__
 
-#include <pthread.h>
-#include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 #include <sys/types.h>
 
 /* Unlike those of the harness, they are one statement, which a loop can have alone */
@@ -34,9 +30,6 @@
 
 /* Seconds: a limit for what takes some on an emulated CPU, if that is shared */
 #define SLOW		150
-
-/* Pages that a cgroup must have for reclaim to be quick, see swap_out_all() */
-#define BULK		300
 
 enum op {
 	OP_MAP,		/* map @nr pages, fill them with @arg, @arg + 1, ... */
@@ -61,18 +54,7 @@ enum op {
 	OP_EXIT,
 };
 
-struct mapping {
-	int peer;
-	char *addr;
-};
-
-/* A thread that splits a page off its VMA and merges it again, and forks; zeroed at first */
-struct changer {
-	pthread_t thread;
-	char *page;
-	int forks;	/* so far */
-	bool stop;
-};
+const char *wrong(const char *format, ...) __printf(1, 2);
 
 void prepare_tests(int argc, char **argv);
 const char *set_up(void);
@@ -85,30 +67,10 @@ const char *ask_nr(int peer, enum op op, char *addr, unsigned long arg, size_t n
 const char *ask_later(int peer, enum op op, char *addr, unsigned long arg, size_t nr);
 const char *answer_of(int peer, unsigned long *answer);
 const char *map_by(int peer, size_t nr, unsigned long tag, char **area);
+const char *check_holds(int peer, char *addr, unsigned long tag);
 const char *sigbus_of(int peer, unsigned long *count, char **addr);
 const char *fork_peer(int child, int parent);
 const char *exit_peer(int peer);
 const char *end_peer(int peer);
-
-char *new_area(size_t nr);
-char *new_file_area(size_t nr, uint64_t offset);
-const char *move_area(char *area, size_t nr, char **to);
-const char *change_vmas(struct changer *changer);
-const char *stop_changing(struct changer *changer);
-
-unsigned long pfn_at(const struct mapping *m);
-bool are_merged(const struct mapping *m, int n);
-const char *merge(const struct mapping *m, int n);
-const char *merge_in_place(const struct mapping *shared, unsigned long tag, char **other);
-const char *scan_partly(int pages);
-int swap_out(const char *cgroup, const struct mapping *m, int n);
-
-unsigned long walk_time(unsigned long pfn);
-const char *check_walk(unsigned long pfn, const struct mapping *m);
-const char *check_holds(int peer, char *addr, unsigned long tag);
-const char *check_found(const struct mapping *m, int n, unsigned long tag);
-const char *check_found_or_copied(const struct mapping *m, unsigned long tag);
-const char *check_unmerged(int peer, char *addr, unsigned long tag);
-const char *check_vma(const char *addr, const char *start, const char *end);
 
 #endif /* __KSM_RMAP_PEERS_H__ */
