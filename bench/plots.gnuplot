@@ -25,12 +25,12 @@ plot for [k in kernels] quartiles("sweep", k, "$3 == 256", "$2", "$11") \
 
 # What share of the operations took longer than that
 set output "wait.png"
-set title "mprotect of an application with 20,000 VMAs, while its KSM pages are walked (User Mode Linux)"
+set title "mprotect of an application with 2,000 VMAs, while its KSM pages are walked (User Mode Linux)"
 unset logscale x
 set xlabel "share of the operations, %"
 set ylabel "take at most, microseconds"
 set xrange [0.5:4.5]
 set xtics ("50" 1, "99" 2, "99.9" 3, "all" 4)
-each_of(k) = sprintf("<for i in 1 2 3 4; do awk -F, -v i=$i '$2 == 20000 && $12 == \"mprotect\" {print i \",\" $(13 + i) / 1000}' wait-%s.csv | sort -t, -k2,2g | awk -F, '{v[++n] = $2; x = $1} END {print x \",\" v[int((n + 3) / 4)] \",\" v[int((n + 1) / 2)] \",\" v[int((3 * n + 3) / 4)]}'; done", k)
+each_of(k) = sprintf("<for i in 1 2 3 4; do awk -F, -v i=$i '$2 == 2000 && $12 == \"mprotect\" {print i \",\" $(13 + i) / 1000}' wait-%s.csv | sort -t, -k2,2g | awk -F, '{v[++n] = $2; x = $1} END {print x \",\" v[int((n + 3) / 4)] \",\" v[int((n + 1) / 2)] \",\" v[int((3 * n + 3) / 4)]}'; done", k)
 plot for [k in kernels] each_of(k) \
      using 1:3:2:4 with yerrorlines lw 2 lc rgb colour(k) title label(k)
