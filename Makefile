@@ -33,7 +33,7 @@ FLAVOR=debug               kernels with KASAN, lockdep, kmemleak, allocations th
                            and CONFIG_DEBUG_VM_KSM_RMAP, for kselftest and soak
 FLAVOR=kcsan               the same with KCSAN: data races of mm/ksm.c
 KERNEL=unpatched           kselftest and soak on that kernel
-MUTANTS="forks-skipped"    only these of mutants/7.2
+MUTANTS="forks-skipped"    only these of mutants/
 SOAK="-s 5 -t 300"         options of ksm_rmap_soak: the seed of a run to repeat, ...
 ACCEL=tcg                  boot without KVM even where it works
 endef

@@ -140,3 +140,14 @@ apply_failed() { # PATCH LOG
 	what=$(sed -n '/^error: /{s///p;q}' "$2")
 	die "$1 does not apply to $(cat "$B/version"): ${what:-see the log}; log: $2"
 }
+
+# The ways to break the series: mutants/NAME.patch, or what BASE has of that name
+mutants_of_base() {
+	local n f
+	printf '%s\n' "$ROOT"/mutants/*.patch "$ROOT/mutants/$BASE"/*.patch | sed 's|.*/||' |
+		grep -vF '*' | sort -u | while read -r n; do
+		f=$ROOT/mutants/$BASE/$n
+		[ -e "$f" ] || f=$ROOT/mutants/$n
+		grep -q '^Left out: ' "$f" || echo "$f"
+	done
+}
