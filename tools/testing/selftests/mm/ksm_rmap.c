@@ -9,8 +9,8 @@
  * it through one mapping, and see whether it still counts as idle.  It does so
  * only if the walk has not found that mapping.  Repeat for each mapping.
  *
- * These are the promises of rmap, however it keeps them: the tests pass on
- * kernels with and without an index in struct ksm_rmap_item.
+ * These are promises of rmap, however it keeps them: no test depends on what is
+ * in struct ksm_rmap_item.
  *
  * Here: pages that are merged, written to and unmerged.  ksm_rmap_vma.c and so on
  * have the tests of other things that happen to KSM pages.
