@@ -26,6 +26,7 @@ for case; do
 	mode=${mode:-walk}
 	[ -n "$named" ] || "$bench" "$mode" "$@" -cc
 	named=1
-	"$bench" "$mode" -v "$vmas" -s "$sharers" -f "$forks" -r "$runs" "$@" -c || rc=$?
+	case $mode in walk | sweep) set -- -r "$runs" "$@" ;; esac
+	"$bench" "$mode" -v "$vmas" -s "$sharers" -f "$forks" "$@" -c || rc=$?
 done
 exit $rc

@@ -31,6 +31,8 @@ restore() {
 	[ -z "$zram" ] || remove_zram
 	[ -z "$zram_module" ] || modprobe -r zram
 	[ -z "$file" ] || { losetup -d "$swap"; rm -f "$file"; }
+	# Of a test that was killed
+	rmdir $cgroups/ksm_rmap.* 2>/dev/null
 	[ -z "$controller" ] || echo -memory >$cgroups/cgroup.subtree_control
 	[ -z "$mounted" ] || umount $cgroups
 	[ -z "$hwpoison_module" ] || modprobe -r hwpoison_inject
@@ -77,6 +79,7 @@ for program in ksm_rmap ksm_rmap_vma ksm_rmap_fork ksm_rmap_keys ksm_rmap_migrat
 	ksm_rmap_swap ksm_rmap_failure; do
 	"$(dirname "$0")/$program" "$@" &
 	tests=$!
+	[ -z "$stopped" ] || kill "$tests"
 	wait "$tests"
 	rc=$?
 	wait "$tests" 2>/dev/null
@@ -85,3 +88,4 @@ for program in ksm_rmap ksm_rmap_vma ksm_rmap_fork ksm_rmap_keys ksm_rmap_migrat
 	[ -z "$stopped" ] || break
 done
 [ $failed = 0 ] || exit $failed
+[ -z "$stopped" ] || exit 1

@@ -1007,16 +1007,16 @@ static int place_by_name(const char *name)
 	exit(KSFT_FAIL);
 }
 
-#define OPTIONS	"v:s:f:pSa:r:ch"	/* of all modes */
+#define OPTIONS	"v:s:f:pch"	/* of all modes */
 
 static const struct {
 	const char *name, *options, *what;
 } modes[] = {
-	[WALK] = { "walk", "", "a walk" },
-	[FAILURE] = { "failure", "m:", "memory failure" },
-	[SWAPIN] = { "swapin", "", "swap-in" },
-	[SWEEP] = { "sweep", "n:", "a sweep" },
-	[WAIT] = { "wait", "n:t:k:", "an operation" },
+	[WALK] = { "walk", "Sa:r:", "a walk" },
+	[FAILURE] = { "failure", "Sa:m:", "memory failure" },
+	[SWAPIN] = { "swapin", "Sa:", "swap-in" },
+	[SWEEP] = { "sweep", "n:r:", "a sweep" },
+	[WAIT] = { "wait", "Sn:t:k:", "an operation" },
 };
 
 static void help(const char *self)
@@ -1033,11 +1033,14 @@ static void help(const char *self)
 	       "               1 for an ordinary page, with which KSM has nothing to do\n"
 	       "  -f FORKS     children forked after merging, up to %d, default 0\n"
 	       "  -p           children are forked before, and share pages of their own\n"
+	       "  -c           print values separated by commas; -cc names them, and exits\n"
+	       "all but sweep:\n"
 	       "  -S           the VMAs are split after merging, not before\n"
+	       "walk, failure, swapin:\n"
 	       "  -a PLACE     where among the VMAs the sharers are: evenly (default),\n"
 	       "               first, last\n"
-	       "  -r RUNS      walks or sweeps to measure, default 5\n"
-	       "  -c           print values separated by commas; -cc names them, and exits\n"
+	       "walk, sweep:\n"
+	       "  -r RUNS      how many to measure, default 5\n"
 	       "sweep, and wait with -k walk:\n"
 	       "  -n PAGES     KSM pages, each with as many sharers, up to %d, default 1\n"
 	       "failure:\n"
@@ -1107,6 +1110,8 @@ int main(int argc, char **argv)
 	char options[32];
 
 	if (argc < 2 || !mode_by_name(argv[1])) {
+		if (argc > 1 && strcmp(argv[1], "-h"))
+			fprintf(stderr, "%s: no such mode\n", argv[1]);
 		help(argv[0]);
 		return argc == 2 && !strcmp(argv[1], "-h") ? KSFT_PASS : KSFT_FAIL;
 	}

@@ -296,16 +296,26 @@ static pid_t see_last_test_gone(void)
 /* The next test may be one of another program */
 static void see_last_test_gone_at_exit(void)
 {
-	if (getpid() == tests_pid)
-		see_last_test_gone();
+	pid_t left;
+
+	if (getpid() != tests_pid)
+		return;
+	left = see_last_test_gone();
+	if (!left)
+		return;
+	ksft_print_msg("process %d of the last test does not end: %s\n", left,
+		       whereabouts(left));
+	ksm_knobs_restore();
+	fflush(NULL);
+	_exit(KSFT_FAIL);
 }
 
-/* A test that is running goes on for some time, which nobody wants to wait for */
-static void exit_on_signal(int sig)
+/* A test that is running would change the settings after they are restored */
+static void stop_on_signal(int sig)
 {
-	if (getpid() == tests_pid)
-		*last_group = 0;
-	exit(128 + sig);
+	if (getpid() == tests_pid && *last_group)
+		kill(-*last_group, SIGKILL);
+	exit_on_signal(sig);
 }
 
 /* ---- for fixtures ---- */
@@ -332,8 +342,9 @@ void prepare_tests(int argc, char **argv)
 		ksm_knobs_save();
 	/* This comes before the settings are restored */
 	atexit(see_last_test_gone_at_exit);
-	signal(SIGINT, exit_on_signal);
-	signal(SIGTERM, exit_on_signal);
+	signal(SIGINT, stop_on_signal);
+	signal(SIGTERM, stop_on_signal);
+	signal(SIGHUP, stop_on_signal);
 }
 
 /**

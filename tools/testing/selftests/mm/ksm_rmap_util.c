@@ -107,7 +107,12 @@ long ksm_stat_of(pid_t pid, const char *name)
 	return at ? atol(at + strlen(name)) : -1;
 }
 
-static void knobs_restore(void)
+/**
+ * ksm_knobs_restore() - set KSM's settings as they were at ksm_knobs_save()
+ *
+ * Done at exit.  Does nothing the second time, and in children.
+ */
+void ksm_knobs_restore(void)
 {
 	if (getpid() != knobs_owner)
 		return;
@@ -122,9 +127,17 @@ static void knobs_restore(void)
 	write_num(knobs[0].path, knobs[0].saved);
 }
 
-static void exit_on_signal(int sig)
+/**
+ * exit_on_signal() - a signal handler that has the settings restored
+ * @sig: the signal
+ */
+void exit_on_signal(int sig)
 {
-	exit(128 + sig);	/* by way of knobs_restore() */
+	/* A second one would cut short what exit() does */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	exit(128 + sig);	/* by way of ksm_knobs_restore() */
 }
 
 /**
@@ -155,9 +168,10 @@ void ksm_knobs_save(void)
 		knobs[i].saved = value;
 	}
 	knobs_owner = getpid();
-	atexit(knobs_restore);
+	atexit(ksm_knobs_restore);
 	signal(SIGINT, exit_on_signal);
 	signal(SIGTERM, exit_on_signal);
+	signal(SIGHUP, exit_on_signal);
 }
 
 /**

@@ -29,6 +29,8 @@
 
 const char *ksm_rmap_missing(void);
 void ksm_knobs_save(void);
+void ksm_knobs_restore(void);
+void exit_on_signal(int sig);
 void ksm_knobs_reset(void);
 long ksm_knob(const char *path);
 long ksm_counter(const char *name);
