@@ -1,13 +1,11 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of walk-table: what it prints and, above all, when it must fail."""
-import os
+"""Tests of report walk: what it prints and, above all, when it must fail."""
 import subprocess
 import sys
-import tempfile
 import unittest
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+from .testing import REPORT, report
+
 HEAD = ("vmas,sharers,forks,own_pages,mappings,found,runs,min_ns,median_ns,max_ns,shared,"
         "sharing,cow_shared,cow_sharing,unmerged_shared,unmerged_sharing\n")
 SMALL = "1,2,0,0,2,2,9,3000,3100,3200,1,1,1,0,0,0\n"
@@ -19,18 +17,8 @@ FORKS = "30000,2,100,0,202,202,3,900,900,900,1,1,1,0,0,0\n"
 
 def table(old, new, before=None, option=()):
     """Exit status and output for the files' contents."""
-    with tempfile.TemporaryDirectory() as d:
-        paths = []
-        for name, text in (("old", old), ("new", new), ("before", before)):
-            if text is None:
-                continue
-            paths.append(os.path.join(d, name))
-            with open(paths[-1], "w", encoding="ascii") as f:
-                f.write(text)
-        p = subprocess.run([sys.executable, os.path.join(HERE, "walk-table"),
-                            *option, "instructions", *paths], capture_output=True,
-                           text=True, check=False)
-    return p.returncode, p.stdout + p.stderr
+    files = {"old": old, "new": new, **({"before": before} if before else {})}
+    return report("walk", *option, "instructions", *files, **files)
 
 
 class Table(unittest.TestCase):
@@ -99,6 +87,12 @@ class Table(unittest.TestCase):
                         self.good)
         self.assertIn("500 costs over 2% more than the 400", out)
 
+    def test_exit_status(self):
+        """Of the program, wherever it is called."""
+        p = subprocess.run([sys.executable, REPORT, "walk", "ns", "/dev/null", "/dev/null"], cwd="/",
+                           stdout=subprocess.PIPE, check=False)
+        self.assertEqual((p.returncode, p.stdout.splitlines()[-1]), (1, b"FAIL: /dev/null: no cases"))
+
     def test_no_cases(self):
         self.fails(HEAD, "no cases")
         self.fails("", "no cases")
@@ -107,7 +101,3 @@ class Table(unittest.TestCase):
         """A guest that died in the middle of a line."""
         for text in (self.good[:-20], self.good[:-30] + "\n"):
             self.fails(text, "not a case")
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the benchmarks print: lines of comma-separated values, one a case."""
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """What ksm_rmap_bench has measured: columns of its CSV."""
+    vmas: int                   # in the anon_vma
+    sharers: int                # mappings of the page in one process
+    forks: int                  # children, or other processes
+    own_pages: int              # 1: other processes, whose own pages are merged
+    split_late: int = 0         # 1: the VMAs are split after the fork
+    place: int = 0              # of the sharers: 0 all over the VMAs, 1 in the first, 2 in the last
+
+    @classmethod
+    def of(cls, row):
+        """The case of a line (column -> value)."""
+        return cls(**{f.name: int(row.get(f.name, f.default)) for f in fields(cls)})
+
+    @property
+    def ordinary(self):
+        """Is that not a KSM page, but the limit for one?"""
+        return self.sharers == 1 and not self.own_pages
+
+
+def read_lines(path):
+    """The lines of a file, whatever a guest that died has left in it."""
+    with open(path, newline="", encoding="ascii", errors="replace") as f:
+        return f.read().splitlines()
