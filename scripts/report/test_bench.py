@@ -1,13 +1,9 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of bench-table: what it prints, and when it must fail."""
-import os
-import subprocess
-import sys
-import tempfile
+"""Tests of report bench: what it prints, and when it must fail."""
 import unittest
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+from .testing import report
+
 SWEEP = ("vmas,sharers,forks,own_pages,pages,mappings,found,runs,"
          "q1_ns_per_mapping,median_ns_per_mapping,q3_ns_per_mapping\n")
 WAIT = ("vmas,sharers,forks,own_pages,split_late,mappings,found,seconds,kind,completed,"
@@ -41,14 +37,8 @@ def folder(**changes):
 
 
 def run(files, option=()):
-    """Exit status and output of bench-table in a folder with these files."""
-    with tempfile.TemporaryDirectory() as d:
-        for name, text in files.items():
-            with open(os.path.join(d, name + ".csv"), "w", encoding="ascii") as f:
-                f.write(text)
-        p = subprocess.run([sys.executable, os.path.join(HERE, "bench-table"), *option, d, "instructions"],
-                           capture_output=True, text=True, check=False)
-    return p.returncode, p.stdout + p.stderr
+    """Exit status and output in a folder with these files."""
+    return report("bench", *option, ".", "instructions", **{k + ".csv": v for k, v in files.items()})
 
 
 class Tables(unittest.TestCase):
@@ -114,7 +104,3 @@ class Tables(unittest.TestCase):
             rc, out = run(folder(**bad))
             self.assertEqual(rc, 1, (bad, out))
             self.assertIn("FAIL: ", out)
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -1,27 +1,15 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of cost-table: what it names as costing more, and when it must fail."""
-import os
-import subprocess
-import sys
-import tempfile
+"""Tests of report cost: what it names as costing more, and when it must fail."""
 import unittest
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+from .testing import report
+
 GOOD = "cow,ns,9,100.0,{},200.0,4096\nfault,ns,9,10,20,30,5\n"
 
 
 def table(old, new):
     """Exit status and output for the files' contents."""
-    with tempfile.TemporaryDirectory() as d:
-        paths = []
-        for name, text in (("old", old), ("new", new)):
-            paths.append(os.path.join(d, name))
-            with open(paths[-1], "w", encoding="ascii") as f:
-                f.write(text)
-        p = subprocess.run([sys.executable, os.path.join(HERE, "cost-table"), *paths],
-                           capture_output=True, text=True, check=False)
-    return p.returncode, p.stdout + p.stderr
+    return report("cost", "old", "new", old=old, new=new)
 
 
 class Table(unittest.TestCase):
@@ -46,7 +34,3 @@ class Table(unittest.TestCase):
                 rc, out = table(*pair)
                 self.assertEqual(rc, 1, out)
                 self.assertIn("FAIL: ", out)
-
-
-if __name__ == "__main__":
-    unittest.main()
