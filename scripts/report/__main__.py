@@ -6,13 +6,14 @@ import sys
 
 if not __package__:             # the folder is run by its path
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
-from report import bench, cost, walk
+from report import bench, cost, suite, walk
 
 FLAG = {"action": "store_true"}
 COMMANDS = {
     walk: {"--markdown": FLAG, "unit": {}, "unpatched": {}, "patched": {}, "before": {"nargs": "?"}},
     bench: {"--readme": FLAG, "dir": {}, "unit": {}},
     cost: {"unpatched": {}, "patched": {}},
+    suite: {"unpatched": {}, "patched": {}},
 }
 
 

@@ -1,26 +1,14 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of suite-table: what counts as lost."""
-import os
-import subprocess
-import sys
-import tempfile
+"""Tests of report suite: what counts as lost."""
 import unittest
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+from .testing import report
+
 
 
 def table(unpatched, patched):
     """Exit status and output."""
-    with tempfile.TemporaryDirectory() as d:
-        paths = []
-        for i, text in enumerate((unpatched, patched)):
-            paths.append(os.path.join(d, str(i)))
-            with open(paths[-1], "w", encoding="ascii") as f:
-                f.write(text)
-        p = subprocess.run([sys.executable, os.path.join(HERE, "suite-table"), *paths],
-                           capture_output=True, text=True, check=False)
-    return p.returncode, p.stdout + p.stderr
+    return report("suite", "unpatched", "patched", unpatched=unpatched, patched=patched)
 
 
 class Table(unittest.TestCase):
@@ -51,12 +39,11 @@ class Table(unittest.TestCase):
         self.assertEqual(table("ok " + name.format(1), "ok " + name.format(2))[0], 0)
         self.assertEqual(table("ok gup -n 1\n", "ok gup -n 2\n")[0], 1)
 
+    def test_pipe_in_a_name(self):
+        self.assertIn("| a\\|b | fail | ok |", table("fail a|b\n", "ok a|b\n")[1])
+
     def test_worst_counts(self):
         self.assertEqual(table("ok a\n", "ok a\nfail a\nok a\n")[0], 1)
 
     def test_nothing_run(self):
         self.assertEqual(table("", "")[0], 1)
-
-
-if __name__ == "__main__":
-    unittest.main()
