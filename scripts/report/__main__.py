@@ -6,7 +6,7 @@ import sys
 
 if not __package__:             # the folder is run by its path
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
-from report import bench, cost, suite, walk
+from report import bench, cost, suite, uncovered, walk
 
 FLAG = {"action": "store_true"}
 COMMANDS = {
@@ -14,6 +14,7 @@ COMMANDS = {
     bench: {"--readme": FLAG, "dir": {}, "unit": {}},
     cost: {"unpatched": {}, "patched": {}},
     suite: {"unpatched": {}, "patched": {}},
+    uncovered: {"json": {}, "diff": {}, "known": {}},
 }
 
 

@@ -1,14 +1,10 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of uncovered: which lines it counts, and when it must fail."""
+"""Tests of report uncovered: which lines it counts, and when it must fail."""
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import unittest
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+from .testing import report
+
 DIFF = "--- a/mm/ksm.c\n+++ b/mm/ksm.c\n@@ -1,0 +2,3 @@ x\n+\tif (a)\n+\t\tb();\n+/* why */\n"
 
 
@@ -21,15 +17,7 @@ def line(number, count, *branches):
 def uncovered(lines, known="", diff=DIFF, name="../mm/ksm.c"):
     """Exit status and output."""
     data = {"files": [{"file": name, "lines": lines}, {"file": "x.h", "lines": [line(2, 0)]}]}
-    with tempfile.TemporaryDirectory() as d:
-        paths = []
-        for i, text in enumerate((json.dumps(data), diff, known)):
-            paths.append(os.path.join(d, str(i)))
-            with open(paths[-1], "w", encoding="ascii") as f:
-                f.write(text)
-        p = subprocess.run([sys.executable, os.path.join(HERE, "uncovered"), *paths],
-                           capture_output=True, text=True, check=False)
-    return p.returncode, p.stdout + p.stderr
+    return report("uncovered", "json", "diff", "known", json=json.dumps(data), diff=diff, known=known)
 
 
 class Uncovered(unittest.TestCase):
@@ -58,6 +46,10 @@ class Uncovered(unittest.TestCase):
     def test_known_elsewhere(self):
         self.assertEqual(uncovered([line(2, 5, 5, 1), line(3, 0)], "g: b(); -- no memory\n")[0], 1)
 
+    def test_known_without_a_reason(self):
+        with self.assertRaises(ValueError):
+            uncovered([line(2, 5, 5, 1), line(3, 0)], "f: b(); -- \n")
+
     def test_known_no_longer(self):
         status, said = uncovered([line(2, 5, 5, 1), line(3, 1)], "f: b(); -- no memory\n")
         self.assertEqual(status, 0)
@@ -77,7 +69,3 @@ class Uncovered(unittest.TestCase):
 
     def test_nothing_measured(self):
         self.assertEqual(uncovered([line(2, 1)], name="mm/other.c")[0], 1)
-
-
-if __name__ == "__main__":
-    unittest.main()
