@@ -39,7 +39,7 @@ on_kernel() {
 }
 
 # Shows a line a test
-show() { "$ROOT/scripts/judge" --live --log "$1"; }
+show() { python3 "$ROOT/scripts/report" judge --live --log "$1"; }
 
 # Judges what a guest that ended with STATUS has left in OUT: its tests' output in
 # log, the kernel log in console. Leaves what the judge says in OUT/verdict, and its
@@ -47,7 +47,7 @@ show() { "$ROOT/scripts/judge" --live --log "$1"; }
 # shellcheck disable=SC2034 # RC is for the caller
 judge() { # OUT STATUS
 	RC=0
-	"$ROOT/scripts/judge" --log "$1/log" --kernel-log "$1/console" --known "$KNOWN" \
+	python3 "$ROOT/scripts/report" judge --log "$1/log" --kernel-log "$1/console" --known "$KNOWN" \
 		--expect-plan "${PLANS:-1}" --status "$2" >"$1/verdict" || RC=$?
 }
 

@@ -6,7 +6,7 @@ import sys
 
 if not __package__:             # the folder is run by its path
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
-from report import bench, cost, suite, uncovered, walk
+from report import bench, cost, judge, suite, uncovered, walk
 
 FLAG = {"action": "store_true"}
 COMMANDS = {
@@ -15,7 +15,14 @@ COMMANDS = {
     cost: {"unpatched": {}, "patched": {}},
     suite: {"unpatched": {}, "patched": {}},
     uncovered: {"json": {}, "diff": {}, "known": {}},
-}
+    judge: {"--log": {"required": True, "help": "the TAP log (with --live: where to write it)"},
+            "--kernel-log": {"help": "the guest's dmesg"},
+            "--known": {"help": "the list of known results"},
+            "--expect-plan": {"nargs": "?", "type": int, "default": 1, "const": 1, "metavar": "N",
+                              "help": "how many times run_vmtests.sh was run: each prints a plan (1)"},
+            "--status": {"type": int, "default": 0, "help": "the guest's status; 124: time limit"},
+            "--list": {**FLAG, "help": "print the results in --log"},
+            "--live": {**FLAG, "help": "copy stdin to --log, show progress"}}}
 
 
 def main(argv):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The same tests on two kernels, test by test.
 
-The files are what `judge --list` prints. Prints a table in Markdown of how many tests came to what,
+The files are what `report judge --list` prints. Prints a table in Markdown of how many tests came to what,
 and one of all that came to something else on the patched kernel; a test that was run several times counts
 by its worst result. Exits with 1 if one that passes on the unpatched kernel does not pass on the patched
 one, or is missing there.

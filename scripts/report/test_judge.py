@@ -1,10 +1,5 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of scripts/judge on the saved logs in testdata/."""
-import contextlib
-import importlib.machinery
-import importlib.util
-import io
+"""Tests of report judge on the saved logs in testdata/."""
 import os
 import re
 import select
@@ -14,36 +9,22 @@ import tempfile
 import time
 import unittest
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-JUDGE = os.environ.get("JUDGE", os.path.join(HERE, "judge"))
-sys.dont_write_bytecode = True
+from .known import glob
+from .testing import REPORT, report
+
 os.environ.pop("PYTHONUNBUFFERED", None)        # it would hide a missing flush
-LOADER = importlib.machinery.SourceFileLoader("judge", JUDGE)
-MODULE = importlib.util.module_from_spec(importlib.util.spec_from_loader("judge", LOADER))
-LOADER.exec_module(MODULE)
+LIVE = [sys.executable, REPORT, "judge", "--live", "--log"]
 
 
 def data(name):
     """The path of a saved log."""
-    return os.path.join(HERE, "testdata", name)
-
-
-def run(*args):
-    """Run judge in this process; returns its status and output."""
-    out, argv = io.TextIOWrapper(io.BytesIO(), write_through=True), sys.argv
-    sys.argv = ["judge", *args]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            status = MODULE.main()
-    finally:
-        sys.argv = argv
-    return status, out.buffer.getvalue().decode()
+    return os.path.join(REPORT, "testdata", name)
 
 
 def live(log, text):
     """Run judge --live on this input; returns its status and output."""
-    p = subprocess.run([sys.executable, JUDGE, "--live", "--log", log], input=text, timeout=20,
-                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    p = subprocess.run([*LIVE, log], input=text, timeout=20, stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, check=False)
     return p.returncode, p.stdout.decode()
 
 
@@ -53,7 +34,8 @@ class Judged(unittest.TestCase):
     def judge(self, log, last, *lines, kernel="clean.dmesg", known="none.known", args=()):
         """The last line is so, the status agrees, and each of lines is a line of the output."""
         kernel = kernel if os.path.isabs(kernel) else data(kernel)
-        status, out = run("--log", data(log), "--kernel-log", kernel, "--known", data(known), *args)
+        status, out = report("judge", "--log", data(log), "--kernel-log", kernel,
+                             "--known", data(known), *args)
         got = out.splitlines()
         self.assertEqual(got[-1], last, out)
         for line in lines:
@@ -96,7 +78,7 @@ class Judged(unittest.TestCase):
 
     def test_names_hold_brackets(self):
         for text, same in (("a [b] c", True), ("a [b] ", True), ("a b c", False), ("a [b]", False)):
-            self.assertEqual(bool(re.match(MODULE.Known.glob("a [?] *"), text)), same, text)
+            self.assertEqual(bool(re.match(glob("a [?] *"), text)), same, text)
 
     def test_result_of_another(self):
         self.judge("other_result.tap", "1 passed, 3 failed, 0 skipped",
@@ -173,7 +155,7 @@ class Judged(unittest.TestCase):
 
     def test_bad_list(self):
         for known, said in (("bad.known", "bad.known:2: not"), ("missing", "No such file")):
-            status, out = run("--log", data("all_pass.tap"), "--kernel-log", data("clean.dmesg"),
+            status, out = report("judge", "--log", data("all_pass.tap"), "--kernel-log", data("clean.dmesg"),
                               "--known", data(known))
             self.assertEqual((status, out.count("\n")), (2, 1), out)
             self.assertIn(said, out)
@@ -265,18 +247,18 @@ class Listed(unittest.TestCase):
     """The results, without a judgement."""
 
     def test_programs_and_cases(self):
-        status, out = run("--list", "--log", data("inner_fail.tap"))
+        status, out = report("judge", "--list", "--log", data("inner_fail.tap"))
         self.assertEqual(status, 0)
         self.assertRegex(out, r"(?m)^ok [^:]+$")
         self.assertRegex(out, r"(?m)^fail [^:]+ :: .+$")
 
     def test_cut_off(self):
         """A result that is cut off does not count here either."""
-        _, out = run("--list", "--log", data("cut_result.tap"))
+        _, out = report("judge", "--list", "--log", data("cut_result.tap"))
         self.assertIn("none ksm_tests -M -p 10\n", out)
 
     def test_nothing(self):
-        self.assertEqual(run("--list", "--log", data("nothing_run.tap"))[0], 1)
+        self.assertEqual(report("judge", "--list", "--log", data("nothing_run.tap"))[0], 1)
 
 
 class Live(unittest.TestCase):
@@ -312,8 +294,7 @@ class Live(unittest.TestCase):
     def test_shown_at_once_and_nothing_lost(self):
         with open(data("panic.tap"), "rb") as f:
             text = f.read()
-        with subprocess.Popen([sys.executable, JUDGE, "--live", "--log", self.log],
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+        with subprocess.Popen([*LIVE, self.log], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
             p.stdin.write(text + b"# half a li")
             p.stdin.flush()
             if not select.select([p.stdout], [], [], 5)[0]:        # the input is still open
@@ -338,8 +319,7 @@ class Live(unittest.TestCase):
 
     def test_terminal(self):
         main, sub = os.openpty()
-        with subprocess.Popen([sys.executable, JUDGE, "--live", "--log", self.log],
-                              stdin=subprocess.PIPE, stdout=sub) as p:
+        with subprocess.Popen([*LIVE, self.log], stdin=subprocess.PIPE, stdout=sub) as p:
             p.stdin.write(b"# running ./a b\n")
             p.stdin.flush()
             shown = select.select([main], [], [], 5)[0]
@@ -347,7 +327,3 @@ class Live(unittest.TestCase):
             self.assertIn(b"running a b 0s", os.read(main, 999) if shown else b"")
         os.close(sub)
         os.close(main)
-
-
-if __name__ == "__main__":
-    unittest.main(verbosity=2)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The kernel log: its messages, which stand between other lines too, and the reports among them."""
+import re
+from dataclasses import dataclass
+from typing import List
+
+ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9])")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+# What a message begins with
+MESSAGE = re.compile(r"(?:^(?:<\d+>)?\[ *\d+\.\d+\]|\[ *\d+\.\d{6}\])(?:\[ *[TC]\d+\])? ")
+CUT = "[ cut here ]"
+REPORT = re.compile("|".join((
+    r"^WARNING: ", r"WARNING: CPU:", r"\bBUG: ", r"^BUG [^ ]+ \(", r"kernel BUG at", r"\bOops\b",
+    r"general protection fault(?! ip:)", r"possible (?:circular|recursive) locking",
+    r"possible irq lock inversion", r"inconsistent lock state", r"suspicious RCU usage",
+    r"INFO: (?:possible|trying to register|lockdep is|task .* blocked|rcu|.*detected .*stall)",
+    r"rcu: INFO:", r"soft lockup", r"hard LOCKUP", r"(?:KASAN|KCSAN|KMSAN|KFENCE|UBSAN): ",
+    r"[Ss]lab corruption", r"Kernel panic", r"Bad page (?:state|map)", r"bad: scheduling from",
+    r"scheduling while atomic", r"Unable to handle kernel", r"kmemleak: \d+ new suspected",
+    re.escape(CUT))))
+
+
+def clean(raw):
+    """The printable lines in one raw line: no NUL, no escapes; a CR starts a new one."""
+    text = ESCAPES.sub("", raw.decode("utf-8", "replace"))
+    return [CONTROL.sub("", part) for part in text.split("\r") if part.strip()]
+
+
+@dataclass
+class Report:
+    """A report in the kernel log."""
+    head: str                   # its headline, without the time
+    lines: List[str]            # all of it, as far as 12 lines after that
+
+
+def reports(lines, harmless):
+    """The reports in LINES, but for those that a pattern of HARMLESS matches, down to the headline."""
+    text = [MESSAGE.sub("", s, count=1) for s in lines]
+    found, skip = [], 0
+    for i, t in enumerate(text):
+        if i < skip or not REPORT.search(t):
+            continue
+        head = i
+        if CUT in t:                                     # what was cut out stands below it
+            head = next((j for j in range(i + 1, min(i + 8, len(text)))
+                         if REPORT.search(text[j]) and CUT not in text[j]), i)
+        skip = head + 1
+        if not any(r.search(t) for r in harmless for t in text[i:skip]):
+            skip = head + 13
+            found.append(Report(text[head], lines[i:skip]))
+    return found
