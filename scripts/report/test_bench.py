@@ -92,6 +92,8 @@ class Tables(unittest.TestCase):
                     {"sweep_1_patched": sweep(100) + failed},
                     {"sweep_1_patched": SWEEP + failed},
                     {"wait_1_patched": failed + WAIT.format(16384, 1)},
+                    {"swapin_1_patched": "SKIP: no swap\n" + CASE + "1,2,0,0,2,2,2,1,100,9\n"},
+                    {f"sweep_{r}_{k}": sweep(9).rsplit("1,1,255,0", 1)[0] for r in rounds for k in kernels},
                     {"sweep_2_patched": ""}, {"sweep_2_7.3": ""}, {"cost_2_patched": ""},
                     {"failure_patched": CASE}, {"failure_patched": ""},
                     {"failure_unpatched": CASE + "4,2,0,0,2,1,1,1,12345,9\n"},

@@ -27,6 +27,7 @@ class Table(unittest.TestCase):
         self.assertIn("1 of 2 cases cost over 1% more: cow", out)
 
     def test_what_fails(self):
+        self.assertIn("FAIL: no cases", table("", "")[1])
         good = GOOD.format(150)
         for bad in (good.replace("4096", "4095"), good.split("\n", 1)[1], "",
                     good + "FAIL: ksm_tests -P\n", good + "Bail out! no swap\n"):

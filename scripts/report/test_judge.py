@@ -10,6 +10,7 @@ import time
 import unittest
 
 from .known import glob
+from .ktap import Log
 from .testing import REPORT, report
 
 os.environ.pop("PYTHONUNBUFFERED", None)        # it would hide a missing flush
@@ -57,6 +58,14 @@ class Judged(unittest.TestCase):
                    "FAIL: ksm_tests -M -p 10: was running; the log ends without a plan",
                    "FAIL: kernel log: Kernel panic - not syncing: Attempted to kill init! "
                    "exitcode=0x0000000b")
+
+    def test_panic_in_both_logs(self):
+        """It is one report."""
+        with tempfile.NamedTemporaryFile("w") as f:
+            f.write("[    1.000000] Kernel panic - not syncing: Attempted to kill init! "
+                    "exitcode=0x0000000b\n")
+            f.flush()
+            self.judge("console_panic.tap", "2 passed, 2 failed, 0 skipped", kernel=f.name)
 
     def test_no_result_of_one(self):
         self.judge("lost_test.tap", "5 passed, 1 failed, 0 skipped",
@@ -111,6 +120,12 @@ class Judged(unittest.TestCase):
         self.judge("skip_after_fail.tap", "2 passed, 2 failed, 0 skipped",
                    "FAIL: hugetlb_dio :: Huge pages not freed!: not ok")
 
+    def test_skip_that_is_not_ok(self):
+        with open(data("all_pass.tap"), "rb") as f, tempfile.NamedTemporaryFile() as g:
+            g.write(f.read().replace(b"# ok 1 ksm_rmap.merge", b"# not ok 1 ksm_rmap.merge # SKIP why"))
+            g.flush()
+            self.judge(g.name, "5 passed, 1 failed, 0 skipped", "FAIL: ksm_rmap :: ksm_rmap.merge: why")
+
     def test_new_skips(self):
         no = ": skipped, and not in the known list: "
         self.judge("skips.tap", "2 passed, 6 failed, 0 skipped",
@@ -152,6 +167,10 @@ class Judged(unittest.TestCase):
         out = self.judge("all_pass.tap", "6 passed, 0 failed, 0 skipped", known="stale.known")
         self.assertEqual(out.count("note: stale"), 1, out)
         self.assertIn("stale.known:2: fail ksm_tests -M -p 10 :: KSM test\n", out)
+
+    def test_stale_only_with_a_result(self):
+        out = self.judge("lost_test.tap", "5 passed, 1 failed, 0 skipped", known="stale.known")
+        self.assertNotIn("note: stale", out)
 
     def test_bad_list(self):
         for known, said in (("bad.known", "bad.known:2: not"), ("missing", "No such file")):
@@ -259,6 +278,22 @@ class Listed(unittest.TestCase):
 
     def test_nothing(self):
         self.assertEqual(report("judge", "--list", "--log", data("nothing_run.tap"))[0], 1)
+
+
+class Pieces(unittest.TestCase):
+    """A log that comes byte by byte."""
+
+    def test_same(self):
+        for name in "garbage.tap", "fail.tap", "panic.tap", "skips.tap":
+            with open(data(name), "rb") as f:
+                text = f.read()
+            whole, pieces = Log(), Log()
+            whole.feed(text)
+            for byte in text:
+                pieces.feed(bytes([byte]))
+            for log in whole, pieces:
+                log.programs = [(p.name, p.result, p.cases) for p in log.programs]
+            self.assertEqual((whole.programs, whole.missing), (pieces.programs, pieces.missing))
 
 
 class Live(unittest.TestCase):
