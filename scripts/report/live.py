@@ -38,7 +38,7 @@ class View(Log):
             self.running, self.since = self.current, now
         if self.tty and self.running:
             text = f"running {self.running.name} {now - self.since:.0f}s"
-            self.show("\r" + text[:shutil.get_terminal_size().columns - 1] + "\x1b[K")
+            self.show("\r" + text[:(shutil.get_terminal_size().columns or 80) - 1] + "\x1b[K")
 
     def raw(self, raw):
         """Take in one raw line."""
