@@ -130,7 +130,7 @@ def main(args):
     print("## The read that maps a KSM page from the swap cache, microseconds\n")
     show(read(directory, "swapin", bad, 1000), "us", bad, PEERS, BASE, NOISE)
     print("## Everything else, nanoseconds\n")
-    print('Two rounds. Cases with "ordinary" in their name, which the series does not change, show the noise.\n')
+    print('Cases with "ordinary" in their name, which the series does not change, show the noise.\n')
     show(read(directory, "cost", bad), "ns", bad, BASE, NOISE)
     print(f"## Memory failure with 2,000 other processes, {args.unit}\n")
     show(read(directory, "failure", bad, files="()(unpatched|patched)"), args.unit, bad, BASE)
