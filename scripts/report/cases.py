@@ -17,7 +17,7 @@ class Case:
     sharers: int                # mappings of the page in one process
     forks: int                  # children, or other processes
     own_pages: int              # 1: other processes, whose own pages are merged
-    split_late: int = 0         # 1: the VMAs are split after the fork
+    split_late: int = 0         # 1: the VMAs are split after merging
     place: int = 0              # of the sharers: 0 all over the VMAs, 1 in the first, 2 in the last
 
     @classmethod
@@ -27,7 +27,7 @@ class Case:
 
     @property
     def ordinary(self):
-        """Is that not a KSM page, but the limit for one?"""
+        """Is that an ordinary anonymous page, the baseline?"""
         return self.sharers == 1 and not self.own_pages
 
 
