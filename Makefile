@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# The driver: a verb runs the script of its name. `make help` lists them.
+# The driver: a verb runs the script of that name in harness/. `make help` lists them.
 
 define HELP
 make                       the main job: builds both kernels, boots both, and prints
                            what a reverse mapping walk costs before and after
 make kselftest TARGETS=mm  the kernel's mm selftests with ours, in the patched kernel
-make check                 checks of the series and the scripts; no kernel is built
+make check                 checks of the series and the harness; no kernel is built
 make tree                  build/7.2/linux: the base and the series, as git commits
 make save                  the commits of that tree back into patches/ and new files
 make mbox                  the series as mail, and as one file for git am: takes git alone
@@ -45,37 +45,37 @@ TARGETS ?= mm
 .NOTPARALLEL:
 
 all:
-	@scripts/walk
+	@harness/walk
 
 kselftest:
 	$(if $(filter-out mm,$(TARGETS)),$(error TARGETS=$(TARGETS): only the mm selftests are run here, use TARGETS=mm))
 	$(if $(filter-out i386 x86 x86_64,$(ARCH)),$(error ARCH=$(ARCH): leave it out, or say i386))
-	@scripts/$(if $(filter i386,$(ARCH)),i386,kselftest)
+	@harness/$(if $(filter i386,$(ARCH)),i386,kselftest)
 
 check tree save mbox coverage compare bench clean:
-	@scripts/$@
+	@harness/$@
 
 prefixes:
-	@scripts/prefixes --boot
+	@harness/prefixes --boot
 
 kunit:
-	@scripts/kunit
-	@scripts/kunit 32
+	@harness/kunit
+	@harness/kunit 32
 
 soak:
-	@scripts/soak $(SOAK)
+	@harness/soak $(SOAK)
 
 mutants:
-	@scripts/mutants $(MUTANTS)
+	@harness/mutants $(MUTANTS)
 
 results:
-	@scripts/walk --save
+	@harness/walk --save
 
 build:
-	@scripts/build all
+	@harness/build all
 
 unpatched patched:
-	@scripts/build $@
+	@harness/build $@
 
 help:
 	$(info $(HELP))

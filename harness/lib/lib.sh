@@ -1,0 +1,194 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What the driver scripts share. Source it right after `set -eu`:
+#
+#   say, warn, die     one line of progress, warning, error (die exits with 1)
+#   die_log LOG MSG    die, with the path and the end of a log
+#   need GROUP...      the Debian packages of these groups (see harness/deps)
+#   run NAME LOG CMD.. a long step: shows that it is alive, output goes to LOG;
+#                      dies with the end of LOG when CMD fails
+#   step NAME LOG CMD  the same, but leaves the status in RC for the caller
+#   sub SCRIPT ARG...  another script of this directory, so that it dies with us
+#   lock               one run at a time in this checkout
+#   TEMPS+=(PATH)      removed on the way out, whichever way that is
+
+set -o pipefail
+export LC_ALL=C
+umask 022
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+BASE=${BASE:-7.2}
+LINUX=${LINUX:-}
+if [ -n "$LINUX" ]; then B=$ROOT/build/user; else B=$ROOT/build/$BASE; fi
+FLAVOR=${FLAVOR:-}
+LOGS=$B/logs
+PATCHES=$ROOT/patches/$BASE
+export ROOT BASE LINUX FLAVOR B LOGS PATCHES
+
+# Nothing of the caller's make, git or kernel build environment may leak into
+# the make and git that we run.
+unset MAKEFLAGS MFLAGS GNUMAKEFLAGS MAKELEVEL MAKEOVERRIDES CDPATH
+unset ARCH CROSS_COMPILE LLVM O V W C M KCONFIG_CONFIG KCFLAGS LOCALVERSION
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_PREFIX
+ME=$(basename "$0")
+
+say() { printf '%s\n' "$*"; }
+warn() { printf '%s: warning: %s\n' "$ME" "$*" >&2; }
+die() { printf '%s: %s\n' "$ME" "$*" >&2; SAID=1; exit 1; }
+
+# die with the end of the log that explains it
+die_log() { # LOG MESSAGE
+	printf '%s: %s; log: %s\n' "$ME" "$2" "$1" >&2
+	tail -n 15 "$1" | sed 's/^/    /' >&2
+	SAID=1
+	exit 1
+}
+
+[ -f "$ROOT/bases/$BASE/base" ] ||
+	die "no base $BASE here; BASE is one of: $(cd "$ROOT/bases" && echo *)"
+
+case $FLAVOR in
+'' | debug | kcsan | coverage) ;;
+i386 | i386-pae | um) # for scripts that build these, with another script
+	[ -n "${KSM_RMAP_SUB:-}" ] ||
+		die "FLAVOR=$FLAVOR is not for you: say ARCH=i386, make kunit or make bench" ;;
+*) die "no flavor $FLAVOR here; leave FLAVOR out, or say debug, kcsan or coverage" ;;
+esac
+
+# The values of one key in bases/$BASE/base
+base_get() { sed -n "s/^$1:[[:space:]]*//p" "$ROOT/bases/$BASE/base"; }
+
+# What there is to know of an architecture, or of that which a kernel was built for
+use_arch() { # NAME
+	# shellcheck disable=SC2034 # for the caller
+	ARCH_NAME=$1
+	# shellcheck source=harness/arch/x86.sh
+	. "$ROOT/harness/arch/$1.sh"
+}
+arch_of() { # BUILD
+	local name
+	name=$(sed -n 's|^# Linux/\([a-z0-9_]*\) .*|\1|p' "$1/.config" 2>/dev/null || :)
+	use_arch "${name:-x86}"
+}
+
+# ---- the way out -----------------------------------------------------------
+
+TEMPS=()
+FAILED_AT=
+SAID=			# an error has been printed
+CHILD=			# process group of the running step, or pid of a sub
+TICKER=
+
+# A step that runs under sudo is not ours to signal: sudo does that
+kill_child() {
+	local sig tries=50
+	[ -n "$CHILD" ] || return 0
+	# A sub needs time to end its own step
+	[ "${CHILD#-}" != "$CHILD" ] || tries=200
+	for sig in TERM KILL; do
+		kill -s "$sig" -- "$CHILD" 2>/dev/null ||
+			sudo -n kill -s "$sig" -- "$CHILD" 2>/dev/null || break
+		for ((; tries > 0; tries--)); do
+			kill -0 -- "$CHILD" 2>/dev/null || break 2
+			sleep 0.1
+		done
+	done
+	CHILD=
+}
+
+on_signal() {
+	trap '' INT TERM HUP
+	[ -z "$TICKER" ] || kill "$TICKER" 2>/dev/null || :
+	kill_child
+	# The outermost script speaks for all
+	[ -n "${KSM_RMAP_SUB:-}" ] ||
+		printf '\n%s: interrupted; nothing is left half done, run it again to go on\n' "$ME" >&2
+	exit "$1"
+}
+
+on_exit() {
+	local rc=$?
+	trap '' INT TERM HUP
+	# A command that `set -e` ended us for would otherwise say nothing
+	[ $rc = 0 ] || [ -z "$FAILED_AT" ] || [ -n "$SAID" ] ||
+		printf '%s: a command failed unexpectedly (%s, status %s)\n' "$ME" "$FAILED_AT" $rc >&2
+	[ ${#TEMPS[@]} -eq 0 ] || rm -rf -- "${TEMPS[@]}"
+	exit $rc
+}
+
+trap 'on_signal 130' INT
+trap 'on_signal 143' TERM
+trap 'on_signal 129' HUP
+trap on_exit EXIT
+set -E
+trap 'FAILED_AT=$(basename "${BASH_SOURCE[0]:-$0}"):$LINENO' ERR
+
+# ---- long steps ------------------------------------------------------------
+
+clock() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
+
+# Runs in the background beside a step. PROGRESS is a command that is given the
+# log and prints how far the step is.
+ticker() {
+	local name=$1 log=$2 parent=$$ every=30 start=$SECONDS t
+	[ ! -t 1 ] || every=1
+	while sleep $every 9>&- && kill -0 $parent 2>/dev/null; do
+		t="$name: $(clock $((SECONDS - start)))"
+		[ -z "${PROGRESS:-}" ] || t="$t  $($PROGRESS "$log" 2>/dev/null || :)"
+		if [ -t 1 ]; then printf '\r\033[K%s' "$t"; else say "$t"; fi
+	done
+}
+
+step() {
+	local name=$1 log=$2 start=$SECONDS
+	shift 2
+	mkdir -p "$(dirname "$log")"
+	if [ -t 1 ]; then printf '%s: 0:00' "$name"; else say "$name ..."; fi
+	ticker "$name" "$log" 9>&- &
+	TICKER=$!
+	disown $TICKER
+	# A process group of its own, so that all of it can be killed
+	set -m
+	"$@" >"$log" 2>&1 </dev/null &
+	CHILD=-$!
+	set +m
+	RC=0
+	wait "${CHILD#-}" 2>/dev/null || RC=$?
+	CHILD=
+	kill $TICKER 2>/dev/null || :
+	TICKER=
+	[ ! -t 1 ] || printf '\r\033[K'
+	[ "$RC" != 0 ] || say "$name: $(clock $((SECONDS - start)))"
+}
+
+run() {
+	step "$@"
+	[ "$RC" = 0 ] && return
+	die_log "$2" "$1 failed (status $RC)"
+}
+
+# In the background, because a trap waits for a command in the foreground
+sub() {
+	local rc=0
+	KSM_RMAP_SUB=1 "$@" <&0 &
+	CHILD=$!
+	wait "$CHILD" || rc=$?
+	CHILD=
+	[ $rc = 0 ] || { SAID=1; exit $rc; }	# it has said why
+}
+
+need() { sub "$ROOT/harness/deps" "$@"; }
+
+# ---- one run at a time -----------------------------------------------------
+
+# Descriptor 9 is inherited, so that what outlives a killed run still holds it
+lock() {
+	[ -z "${KSM_RMAP_LOCKED:-}" ] || return 0
+	mkdir -p "$ROOT/build"
+	exec 9>>"$ROOT/build/.lock"
+	flock -n 9 ||
+		die "another run (process $(cat "$ROOT/build/.lock")) is at work in $ROOT; wait for it or end it"
+	echo $$ >"$ROOT/build/.lock"
+	export KSM_RMAP_LOCKED=$$
+}

@@ -1,0 +1,38 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# A kernel tree to try things in: a copy of one of the two, objects included, in
+# build/BASE/scratch. Sourced after lib.sh.
+
+[ -z "$FLAVOR" ] || die "FLAVOR=$FLAVOR is for make kselftest; leave it out"
+S=$B/scratch
+TEMPS+=("$S")
+
+# Hard links to the source: only what is changed takes space. Change a file by
+# replacing it (mv), never in place.
+scratch_from() { # TREE: linux or base
+	rm -rf "$S" &&
+		rsync -a --link-dest="$B/$1" --exclude='/out*' --exclude=/.git "$B/$1/" "$S/" &&
+		cp -a "$B/$1/out" "$S/out"
+}
+
+scratch_make() {
+	make -C "$S" O=out LOCALVERSION= KBUILD_BUILD_TIMESTAMP='2000-01-01' \
+		KBUILD_BUILD_VERSION=1 KBUILD_BUILD_USER=ksm KBUILD_BUILD_HOST=rmap \
+		-j"$(nproc)" "$@"
+}
+
+# Boots the kernel there, runs the ksm_rmap selftest as it is at the end of the
+# series, and lists in LOG.fails what failed, a kernel message included
+scratch_test() { # NAME LOG
+	step "$1, booting and testing" "$2" env KERNEL_BUILD="$S/out" KSFT=ksm_rmap \
+		"$ROOT/harness/kselftest"
+	sed -nE 's/^FAIL: ksm_rmap\.sh :: //p; s/^FAIL: (kernel log|run|ksm_rmap\.sh): .*/\1/p' "$2" |
+		sed 's/: .*//' | sort -u >"$2.fails"
+	# A run of which all was skipped, as is known of some tests, does not count as one
+	if grep -q '^FAIL: run: no test passed' "$2" ||
+		! grep -qE '^[0-9]+ passed, [0-9]+ failed' "$2"; then
+		die_log "$2" "$1: the tests were not run"
+	fi
+	[ "$RC" = 0 ] || [ -s "$2.fails" ] || die_log "$2" "$1: failed for no known reason"
+}
