@@ -74,7 +74,8 @@ def judge(args):
     """Print the verdict; returns the exit status."""
     known, fails, groups = Known(args.known), [], {}
     log = judge_run(args, fails)
-    passed = sum(sum(r.kind == "ok" for r in p.cases) if p.cases else p.result == "ok" for p in log.programs)
+    passed = sum(sum(r.kind == "ok" for r in p.cases) if p.cases or p.plan is not None
+                 else p.result == "ok" for p in log.programs)
     for r in (r for p in log.programs for r in p.bad()):
         why = known.why(r)
         if why or r.kind == "skip":

@@ -38,7 +38,7 @@ class Program:
 
     def __init__(self, name, before=()):
         self.name, self.result, self.reason = squeeze(name), "none", ""
-        self.status = self.plan = 0
+        self.status, self.plan = 0, None                 # no plan; or how many cases there are to be
         self.running = self.bail = ""                    # the case that is running; why it gave up
         self.cases = []                                  # Results
         self.diag = collections.deque(before, 100)       # its lines since the last case
@@ -63,7 +63,7 @@ class Program:
             self.diag.clear()
             self.running = ""
         elif m := PLAN.match(bare):
-            self.plan += int(m[1])
+            self.plan = (self.plan or 0) + int(m[1])
             self.diag.append(bare.partition("# ")[2])
         else:
             self.running = bare.split()[1] if re.match(r"RUN +\S", bare) else self.running
@@ -87,11 +87,11 @@ class Program:
         """The Results that did not pass; that of the program is one if its cases do not explain it."""
         ret = [r for r in self.cases if r.kind != "ok"]
         kinds = {r.kind for r in ret}
-        if self.result in ("ok", "fail") and len(self.cases) < self.plan:
+        if self.result in ("ok", "fail") and self.plan is not None and len(self.cases) < max(self.plan, 1):
             told = f"{len(self.cases)} results of the {self.plan} in its plan"
             ret.append(Result("fail", self.name, None, f"{told}; {self.reason}".strip("; ")))
         elif (self.result == "skip" and not kinds or
-              self.result == "fail" and ("fail" not in kinds or self.status != 1)):
+              self.result == "fail" and ("fail" not in kinds or self.status != 1 or self.bail)):
             ret.append(Result(self.result, self.name, None, self.reason))
         return ret
 

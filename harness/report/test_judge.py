@@ -186,6 +186,17 @@ class Judged(unittest.TestCase):
         self.judge("inner_short.tap", "4 passed, 1 failed, 0 skipped",
                    "FAIL: ksm_rmap: 3 results of the 17 in its plan")
 
+    def test_none_of_its_tests(self):
+        self.judge("no_test.tap", "0 passed, 1 failed, 0 skipped",
+                   "FAIL: ksm_rmap.sh -t nothing: 0 results of the 0 in its plan")
+
+    def test_bail_out_beside_a_known_failure(self):
+        with tempfile.NamedTemporaryFile("w") as f:
+            f.write("fail  ksm_rmap.sh :: ksm_rmap.split  -- known\n")
+            f.flush()
+            self.judge("bail_known.tap", "1 passed, 1 failed, 1 skipped",
+                       "FAIL: ksm_rmap.sh: exit=1 Bail out! ksmd is not there", known=f.name)
+
     def test_names_repeated(self):
         self.judge("repeated.tap", "2 passed, 1 failed, 0 skipped",
                    "FAIL: gup_test -t -u -w -n 1 :: ioctl status 0: "
