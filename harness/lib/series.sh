@@ -20,6 +20,15 @@ tgit() { hgit -C "$B/linux" "$@"; }
 # Where a kernel's source is
 src_of() { if [ "$1" = patched ]; then echo "$B/linux"; else echo "$B/base"; fi; } # KERNEL
 
+# Which verb wrote a result, of what, and where. The tree's hash is that of the code: messages
+# of patches do not change it
+written_by() { # VERB
+	printf "Written by \`make %s\`: %s with %d patches (tree %.12s), gcc %s, %s, %d CPUs, %s." "$1" "$(cat "$B/version")" \
+		"$(series_patches | wc -l)" "$(tgit rev-parse 'HEAD^{tree}')" "$(gcc -dumpfullversion)" \
+		"$(qemu-system-x86_64 --version | sed -n 's/^\(QEMU\) emulator version \([0-9.]*\).*/\1 \2/p')" \
+		"$(nproc)" "$(date +%F)"
+}
+
 # The patches in order
 series_patches() { sed -n 's/^\([^#[:space:]][^[:space:]]*\).*/\1/p' "$PATCHES/series"; }
 
