@@ -26,7 +26,8 @@ make results               the main job, with its figures put into results/
 make clean                 removes what was made, but for downloaded packages
 
 BASE=7.2                   the kernel to work on: one of bases/
-LINUX=/path/to/tree        a kernel tree of yours (copied, never written to)
+LINUX=/path/to/tree        a kernel tree of yours (copied, never written to); its version
+                           chooses the base
 KSFT="ksm ksm_rmap"        only these categories of the mm selftests
 ARCH=i386                  kselftest: the tests of KSM's reverse mapping, on kernels
                            for 32-bit x86, with PAE and without

@@ -18,8 +18,13 @@ export LC_ALL=C
 umask 022
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-BASE=${BASE:-7.2}
 LINUX=${LINUX:-}
+# A tree of the user's takes the series for its version
+if [ -z "${BASE:-}" ] && [ -f "$LINUX/Makefile" ]; then
+	BASE=$(awk '$1 == "VERSION" { v = $3 } $1 == "PATCHLEVEL" { print v "." $3; exit }' "$LINUX/Makefile")
+	[ -d "$ROOT/bases/$BASE" ] || BASE=
+fi
+BASE=${BASE:-7.2}
 if [ -n "$LINUX" ]; then B=$ROOT/build/user; else B=$ROOT/build/$BASE; fi
 FLAVOR=${FLAVOR:-}
 LOGS=$B/logs
