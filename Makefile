@@ -10,6 +10,8 @@ make check                 checks of the series and the harness; no kernel is bu
 make tree                  build/7.2/linux: the base and the series, as git commits
 make save                  the commits of that tree back into patches/ and new files
 make mbox                  the series as mail, and as one file for git am: takes git alone
+make check-builds          what the series changes compiles in configurations that no
+                           test boots: without swap, NUMA, ..., with clang, PREEMPT_RT
 make differences           records in what the series of the bases differ, for make check
 make build                 both kernels; `make unpatched` or `make patched` for one
 make prefixes              builds the series patch by patch, and boots each
@@ -42,7 +44,7 @@ endef
 
 TARGETS ?= mm
 
-.PHONY: all kselftest check tree save mbox prefixes kunit soak coverage compare mutants \
+.PHONY: all kselftest check check-builds tree save mbox prefixes kunit soak coverage compare mutants \
 	bench differences results build unpatched patched clean help
 .NOTPARALLEL:
 
@@ -54,7 +56,7 @@ kselftest:
 	$(if $(filter-out i386 x86 x86_64,$(ARCH)),$(error ARCH=$(ARCH): leave it out, or say i386))
 	@harness/$(if $(filter i386,$(ARCH)),i386,kselftest)
 
-check tree save mbox coverage compare bench differences clean:
+check check-builds tree save mbox coverage compare bench differences clean:
 	@harness/$@
 
 prefixes:
