@@ -11,7 +11,7 @@ from report import bench, cost, judge, suite, uncovered, walk
 FLAG = {"action": "store_true"}
 COMMANDS = {
     walk: {"--markdown": FLAG, "unit": {}, "unpatched": {}, "patched": {}, "before": {"nargs": "?"}},
-    bench: {"--readme": FLAG, "dir": {}, "unit": {}},
+    bench: {"--readme": FLAG, "--plot": {"choices": ["sweep", "wait"]}, "dir": {}, "unit": {}},
     cost: {"unpatched": {}, "patched": {}},
     suite: {"unpatched": {}, "patched": {}},
     uncovered: {"json": {}, "diff": {}, "known": {}},

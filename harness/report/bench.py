@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What `make bench` measured, as Markdown; or the README's part.
+"""What `make bench` measured, as Markdown; or the README's part; or what gnuplot is to plot.
 
 DIR has a file WHAT-ROUND-KERNEL.csv for each round, in which all kernels had their turn: "sweep", "wait"
 and "swapin" are what these modes of ksm_rmap_bench print with -c, "cost" is what harness/guest/cost.c prints, all
@@ -27,6 +27,10 @@ SWEEPS = [*(f"{vmas}, 256 sharers" for vmas in ("1 VMA", "100 VMAs", "1,000 VMAs
           "256 processes", "ordinary page, 256 processes"]
 # In words, and of how many operations at least
 PERCENTILES = {"p50": ("median", 1), "p99": ("99 %", 100), "p999": ("99.9 %", 1000), "max": ("longest", 1)}
+# What is plotted: where it stands on the x axis
+PLOTS = {"sweep": {f"{vmas:,} VMA{'s' * (vmas > 1)}, 256 sharers": vmas for vmas in (1, 100, 1000, 20000)},
+         "wait": {f"2,000 VMAs, 256 sharers: mprotect, {words}": x
+                  for x, (words, _) in enumerate(PERCENTILES.values(), 1)}}
 # What the README shows
 README = ["1 VMA, 256 sharers", "1,000 VMAs, 256 sharers", "20,000 VMAs, 256 sharers", "256 processes"]
 
@@ -109,10 +113,22 @@ def show(values, unit, bad, *pairs):
     print()
 
 
+def plot(values, places):
+    """A block for each kernel, in the order of KERNELS, with x, quartile, median and quartile in a line."""
+    for kernel in KERNELS:
+        for label, x in places.items():
+            if rounds := list(values[label].get(kernel, {}).values()):
+                print(x, *quantiles(rounds if len(rounds) > 1 else rounds * 2, n=4, method="inclusive"))
+        print("\n")
+
+
 def main(args):
     """Print the tables; returns the exit status."""
     directory, bad = pathlib.Path(args.dir), []
     sweeps = read(directory, "sweep", bad)
+    if args.plot:
+        plot(sweeps if args.plot == "sweep" else read(directory, "wait", bad, 1000), PLOTS[args.plot])
+        return 0
     bad += (f"{label}: not measured" for label in SWEEPS if label not in sweeps)
     if args.readme:
         show({label: {k: by for k, by in sweeps[label].items() if k != "again"} for label in README

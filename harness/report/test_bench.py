@@ -82,6 +82,13 @@ class Tables(unittest.TestCase):
         self.assertIn("| 20,000 VMAs, 256 sharers | 180,000 | 400 | 200 | 0.50 ", out)
         self.assertNotIn("again", out)
 
+    def test_plot(self):
+        """Quartiles of the rounds, a block a kernel."""
+        rc, out = run(folder(), ["--plot", "sweep"])
+        self.assertEqual(rc, 0, out)
+        self.assertIn("20000 135000.0 180000.0 225000.0\n\n\n", out)
+        self.assertEqual(len(out.split("\n\n\n")[2].split("\n")), 4)
+
     def test_what_fails(self):
         """A mapping that was missed, on whatever kernel; a program that failed, though it had
         been measured; a figure that is not there."""
