@@ -29,6 +29,14 @@ written_by() { # VERB
 		"$(nproc)" "$(date +%F)"
 }
 
+# What the series changes, of what is built into the kernel
+changed_sources() {
+	tgit diff --name-only --diff-filter=M base HEAD -- 'mm/*.c' 'kernel/*.c' 'fs/*.c'
+}
+
+# The compiler's, in a log of it. Line numbers move
+warnings() { grep -E ': (warning|error):' "$1" | sed -E 's/:[0-9]+:[0-9]+:/:/' | sort -u; } # LOG
+
 # The patches in order
 series_patches() { sed -n 's/^\([^#[:space:]][^[:space:]]*\).*/\1/p' "$PATCHES/series"; }
 
