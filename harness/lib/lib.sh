@@ -18,10 +18,15 @@ export LC_ALL=C
 umask 022
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+version_of() { # TREE
+	awk '$1 ~ /^(VERSION|PATCHLEVEL|SUBLEVEL)$/ && $2 == "=" { v = v sep $3; sep = "." }
+		$1 == "EXTRAVERSION" { v = v $3; print v; exit }' "$1/Makefile"
+}
+
 LINUX=${LINUX:-}
 # A tree of the user's takes the series for its version
 if [ -z "${BASE:-}" ] && [ -f "$LINUX/Makefile" ]; then
-	BASE=$(awk '$1 == "VERSION" { v = $3 } $1 == "PATCHLEVEL" { print v "." $3; exit }' "$LINUX/Makefile")
+	BASE=$(version_of "$LINUX" | cut -d . -f 1,2)
 	[ -d "$ROOT/bases/$BASE" ] || BASE=
 fi
 BASE=${BASE:-7.2}
