@@ -4,7 +4,6 @@
 # x86 of 32 bits, which cannot run what is on this machine's disk: COMMAND is an initramfs, whose
 # /init writes on the first serial port.
 
-MAKE_ARCH=i386
 IMAGE=arch/x86/boot/bzImage
 BUILDS='bzImage modules'
 STEPS=2000	# of a first build, about

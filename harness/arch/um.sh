@@ -4,7 +4,6 @@
 # User Mode Linux: mm/ksm.c as a process of this machine, with its caches and without emulation, so
 # that time is time. There is no NUMA, and a system call takes some 50 us there.
 
-MAKE_ARCH=um
 IMAGE=linux
 BUILDS=linux
 STEPS=900	# of a first build, about

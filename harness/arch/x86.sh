@@ -3,7 +3,6 @@
 #
 # x86-64, as virtme-ng boots it: on this machine's own root file system, copy-on-write.
 
-MAKE_ARCH=x86
 IMAGE=arch/x86/boot/bzImage
 BUILDS='bzImage modules'
 STEPS=2200	# of a first build, about
@@ -18,10 +17,12 @@ guest_command() {
 		# to three times as long
 		qemu="$qemu -accel tcg -cpu max,-erms"
 	fi
-	[ "$accel" = kvm ] || args+=(--disable-kvm)
-	# On a busy machine, an emulated timer may be late when the kernel checks at boot that it
-	# works
-	[ "$accel" = kvm ] || kernel_args+=' no_timer_check'
+	if [ "$accel" != kvm ]; then
+		# On a busy machine, an emulated timer may be late when the kernel checks at boot that
+		# it works
+		args+=(--disable-kvm)
+		kernel_args+=' no_timer_check'
+	fi
 	# Nobody writes to the host's files meanwhile, and the guest cannot: so it may keep what it
 	# has read, which is half the boot. The kernel takes the last rootflags that it is given
 	for a in rootflags=version=9p2000.L,trans=virtio,access=any,cache=loose numa=fake=2 \

@@ -62,14 +62,15 @@ case $FLAVOR in
 '' | debug | kcsan | coverage) ;;
 i386 | i386-pae | um) # for scripts that build these, with another script
 	[ -n "${KSM_RMAP_SUB:-}" ] ||
-		die "FLAVOR=$FLAVOR is not for you: say ARCH=i386, make kunit or make bench" ;;
+		die "FLAVOR=$FLAVOR is for other targets to use: say ARCH=i386, or make bench" ;;
 *) die "no flavor $FLAVOR here; leave FLAVOR out, or say debug, kcsan or coverage" ;;
 esac
 
 # The values of one key in bases/$BASE/base
 base_get() { sed -n "s/^$1:[[:space:]]*//p" "$ROOT/bases/$BASE/base"; }
 
-# What there is to know of an architecture, or of that which a kernel was built for
+# What there is to know of an architecture, by the kernel's ARCH, or of that which a kernel was
+# built for
 use_arch() { # NAME
 	# shellcheck disable=SC2034 # for the caller
 	ARCH_NAME=$1
