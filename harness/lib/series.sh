@@ -35,7 +35,7 @@ changed_sources() {
 }
 
 # The compiler's, in a log of it. Line numbers move
-warnings() { grep -E ': (warning|error):' "$1" | sed -E 's/:[0-9]+:[0-9]+:/:/' | sort -u; } # LOG
+warnings() { sed -nE '/: (warning|error):/{s/:[0-9]+:[0-9]+:/:/;p}' "$1" | sort -u; } # LOG
 
 # The patches in order
 series_patches() { sed -n 's/^\([^#[:space:]][^[:space:]]*\).*/\1/p' "$PATCHES/series"; }
