@@ -22,15 +22,14 @@ from .table import table
 KERNELS = ["unpatched", "7.3", "patched", "again"]
 # Ratios of kernels
 PEERS, BASE, NOISE = ("patched", "7.3"), ("patched", "unpatched"), ("again", "patched")
-# What must have been measured
-SWEEPS = [*(f"{vmas}, 256 sharers" for vmas in ("1 VMA", "100 VMAs", "1,000 VMAs", "20,000 VMAs")),
-          "256 processes", "ordinary page, 256 processes"]
 # In words, and of how many operations at least
 PERCENTILES = {"p50": ("median", 1), "p99": ("99 %", 100), "p999": ("99.9 %", 1000), "max": ("longest", 1)}
 # What is plotted: where it stands on the x axis
 PLOTS = {"sweep": {f"{vmas:,} VMA{'s' * (vmas > 1)}, 256 sharers": vmas for vmas in (1, 100, 1000, 20000)},
          "wait": {f"2,000 VMAs, 256 sharers: mprotect, {words}": x
                   for x, (words, _) in enumerate(PERCENTILES.values(), 1)}}
+# What must have been measured
+SWEEPS = [*PLOTS["sweep"], "256 processes", "ordinary page, 256 processes"]
 # What the README shows
 README = ["1 VMA, 256 sharers", "1,000 VMAs, 256 sharers", "20,000 VMAs, 256 sharers", "256 processes"]
 
