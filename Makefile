@@ -10,9 +10,9 @@ make check                 checks of the series and the harness; no kernel is bu
 make tree                  build/7.2/linux: the base and the series, as git commits
 make save                  the commits of that tree back into patches/ and new files
 make mbox                  the series as mail, and as one file for git am: takes git alone
-make check-builds          what the series changes compiles in configurations that no
-                           test boots: without swap, NUMA, ..., with clang, PREEMPT_RT
-make differences           records in what the series of the bases differ, for make check
+make check-builds          compiles what the series changes in configurations that no test
+                           boots: without swap, NUMA, ..., with clang, PREEMPT_RT
+make differences           records how the series of the bases differ, for make check
 make build                 both kernels; `make unpatched` or `make patched` for one
 make prefixes              builds the series patch by patch, and boots each
 make kunit                 KSM's KUnit tests in User Mode Linux, of 64 and 32 bits
