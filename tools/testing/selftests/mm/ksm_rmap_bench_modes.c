@@ -128,10 +128,22 @@ static unsigned long found_by_swapping(void)
 	return found;
 }
 
+/* Returns: mappings found by migration, by @swap_out_and_count if possible, or by touching */
+static unsigned long all_found(unsigned long (*swap_out_and_count)(void))
+{
+	unsigned long found = found_by_migration();
+
+	if (found < nr_mappings() && can_swap)
+		found = swap_out_and_count();
+	/* A child's may be swapped out, and is not after it is touched */
+	if (found < nr_mappings())
+		found = all_found_by_touching();
+	return found;
+}
+
 unsigned long measure_walk(unsigned long *cost)
 {
 	const unsigned long pfn = get_walked();
-	unsigned long found;
 	unsigned long long from;
 
 	for (unsigned long i = 0; i < runs; i++) {
@@ -139,12 +151,7 @@ unsigned long measure_walk(unsigned long *cost)
 		idle_set(idle_fd, pfn);
 		cost[i] = now() - from;
 	}
-	found = found_by_migration();
-	if (found < nr_mappings() && can_swap)
-		found = found_by_swapping();
-	if (found < nr_mappings())
-		found = all_found_by_touching();
-	return found;
+	return all_found(found_by_swapping);
 }
 
 /*
@@ -205,7 +212,6 @@ static void prepare_sweep(void)
 unsigned long measure_sweep(unsigned long *cost)
 {
 	unsigned long long from, with, without;
-	unsigned long found;
 
 	prepare_sweep();
 	for (unsigned long i = 0; i < runs; i++) {
@@ -217,12 +223,7 @@ unsigned long measure_sweep(unsigned long *cost)
 		with = now() - from;
 		cost[i] = with > without ? with - without : 0;
 	}
-	found = found_by_migration();
-	if (found < nr_mappings() && can_swap)
-		found = swap_out();
-	if (found < nr_mappings())
-		found = all_found_by_touching();
-	return found;
+	return all_found(swap_out);
 }
 
 static pid_t unrelated[MAX_PROCESSES];
@@ -514,7 +515,6 @@ unsigned long measure_latency(const struct kind *kind, unsigned long seconds)
 {
 	const struct sigaction interrupt = { .sa_handler = ignore };
 	const bool swaps = kind->once == swap;
-	unsigned long found = 0;
 	unsigned long long from, end;
 	pthread_t thread;
 
@@ -560,14 +560,8 @@ unsigned long measure_latency(const struct kind *kind, unsigned long seconds)
 	for (unsigned long i = 0; i < nr_mapped(); i++)
 		if (!page_holds(mapping[i], i / sharers + 1))
 			ksft_exit_fail_msg("mapping %lu: wrong content\n", i);
-	if (swaps)
-		release_pages(holder);
-	else
-		found = found_by_migration();
-	if (found < nr_mappings() && can_swap)
-		found = swap_out();
-	/* A child's may be swapped out, and is not after it is touched */
-	if (found < nr_mappings())
-		found = all_found_by_touching();
-	return found;
+	if (!swaps)
+		return all_found(swap_out);
+	release_pages(holder);
+	return all_found_by_touching();
 }
