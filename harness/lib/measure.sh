@@ -32,12 +32,15 @@ accel_of() { # BUILD
 	[ "$accel" = kvm ] || UNIT=instructions OPTIONS=(--icount)
 }
 
-# What SCRIPT prints in the guest goes to CSV; its logs stand beside. Status 1: a mapping was missed
+# What SCRIPT prints in the guest goes to CSV; its logs stand beside. Status 1: a mapping was missed;
+# 3: the kernel reported something, which is in the log
 measure() { # CSV BUILD SCRIPT ARG...
-	local csv=$1 build=$2 script=$3
+	local csv=$1 build=$2 script=$3 rc=0
 	shift 3
 	"$ROOT/harness/lib/boot" "${OPTIONS[@]}" --limit "$LIMIT" --console "${csv%.csv}.console" \
-		"$build" "$ROOT/harness/guest/$script" "$@" >"$csv" 2>"${csv%.csv}.log"
+		"$build" "$ROOT/harness/guest/$script" "$@" >"$csv" 2>"${csv%.csv}.log" || rc=$?
+	python3 "$ROOT/harness/report" klog "${csv%.csv}.console" >>"${csv%.csv}.log" || rc=3
+	return $rc
 }
 
 # Two at a time, where instructions are counted: they do not depend on how busy it is.

@@ -6,13 +6,14 @@ import sys
 
 if not __package__:             # the folder is run by its path
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
-from report import bench, cost, judge, suite, uncovered, walk
+from report import bench, cost, judge, klog, suite, uncovered, walk
 
 FLAG = {"action": "store_true"}
 COMMANDS = {
     walk: {"--markdown": FLAG, "unit": {}, "unpatched": {}, "patched": {}, "before": {"nargs": "?"}},
     bench: {"--readme": FLAG, "--plot": {"choices": ["sweep", "wait"]}, "dir": {}, "unit": {}},
     cost: {"unpatched": {}, "patched": {}},
+    klog: {"console": {}},
     suite: {"unpatched": {}, "patched": {}},
     uncovered: {"json": {}, "diff": {}, "known": {}},
     judge: {"--log": {"required": True, "help": "the TAP log (with --live: where to write it)"},

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The kernel log: its messages, which stand between other lines too, and the reports among them."""
+"""The kernel log: its messages, which stand between other lines too, and the reports among them.
+
+As a command, prints the reports in the file CONSOLE. Exits with 1 if there are any, or no kernel message.
+"""
 import re
 from dataclasses import dataclass
 from typing import List
@@ -17,6 +20,8 @@ REPORT = re.compile("|".join((
     r"rcu: INFO:", r"soft lockup", r"hard LOCKUP", r"(?:KASAN|KCSAN|KMSAN|KFENCE|UBSAN): ",
     r"[Ss]lab corruption", r"Kernel panic", r"Bad page (?:state|map)", r"bad: scheduling from",
     r"scheduling while atomic", r"Unable to handle kernel", r"kmemleak: \d+ new suspected",
+    r"kmemleak: (?:Cannot allocate|Memory allocation failed)", r"page dumped because:", r"DEBUG_LOCKS_WARN_ON",
+    r"turning off the locking correctness validator", r"Kernel mode fault",
     re.escape(CUT))))
 
 
@@ -49,3 +54,16 @@ def reports(lines, harmless):
             skip = head + 13
             found.append(Report(text[head], lines[i:skip]))
     return found
+
+
+def main(args):
+    """Print the reports; returns the exit status."""
+    with open(args.console, "rb") as f:
+        lines = [t for raw in f.read().split(b"\n") for t in clean(raw)]
+    found = reports(lines, [])
+    for report in found:
+        print("kernel log report:", *report.lines, sep="\n    ")
+    if not any(map(MESSAGE.match, lines)):
+        print(f"no kernel message in {args.console}")
+        return 1
+    return bool(found)

@@ -41,6 +41,7 @@ class Program:
         self.status, self.plan = 0, None                 # no plan; or how many cases there are to be
         self.running = self.bail = ""                    # the case that is running; why it gave up
         self.cases = []                                  # Results
+        self.said = set()                                # the result lines; a child may say one again
         self.diag = collections.deque(before, 100)       # its lines since the last case
 
     def why(self, pattern):
@@ -60,6 +61,7 @@ class Program:
             elif kind == "fail":
                 note = note or self.why("Expected")
             self.cases.append(Result(kind, self.name, " ".join((name.strip() or note).split()), note))
+            self.said.add((self.plan, m[1], name))
             self.diag.clear()
             self.running = ""
         elif m := PLAN.match(bare):
@@ -87,8 +89,8 @@ class Program:
         """The Results that did not pass; that of the program is one if its cases do not explain it."""
         ret = [r for r in self.cases if r.kind != "ok"]
         kinds = {r.kind for r in ret}
-        if self.result in ("ok", "fail") and self.plan is not None and len(self.cases) < max(self.plan, 1):
-            told = f"{len(self.cases)} results of the {self.plan} in its plan"
+        if self.result in ("ok", "fail") and self.plan is not None and len(self.said) < max(self.plan, 1):
+            told = f"{len(self.said)} results of the {self.plan} in its plan"
             ret.append(Result("fail", self.name, None, f"{told}; {self.reason}".strip("; ")))
         elif (self.result == "skip" and not kinds or
               self.result == "fail" and ("fail" not in kinds or self.status != 1 or self.bail)):
@@ -141,6 +143,8 @@ class Log:
             running = self.current.name if self.current else name
             if not (running.startswith(name) or name.startswith(running)):
                 self.unfinished("no result; the next result is of " + name)
+            if not self.current:
+                self.missing.append(f"{name}: a result, but the log has not seen it start")
             self.finish((self.current or Program(name)).end(m[1], m[2]))
         elif m := PLAN.match(text):
             self.unfinished("no result before the plan")

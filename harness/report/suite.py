@@ -4,7 +4,8 @@
 The files are what `report judge --list` prints. Prints a table in Markdown of how many tests came to what,
 and one of all that came to something else on the patched kernel; a test that was run several times counts
 by its worst result. Exits with 1 if one that passes on the unpatched kernel does not pass on the patched
-one, or is missing there.
+one, or is missing there; or if one that does not pass on the patched kernel came to nothing on the unpatched
+one, so that nobody knows whether it did before.
 """
 import collections
 import re
@@ -36,6 +37,9 @@ def main(args):
     table(["program :: case", "unpatched", "patched"],
           [[name, *pair] for name, pair in sorted(pairs.items()) if len(set(pair)) > 1], left=3)
     lost = sum(a == "ok" and b != "ok" for a, b in pairs.values())
+    unknown = sum(a in ("none", "missing") and b not in ("ok", a) for a, b in pairs.values())
+    if unknown:
+        print(f"\n{unknown} that do not pass patched came to nothing unpatched: not compared")
     print(f"\n{lost} of {sum(r == 'ok' for r in before.values()):,} that pass unpatched "
           f"do not pass patched; {len(pairs):,} compared")
-    return bool(lost or not before or not after)
+    return bool(lost or unknown or not before or not after)

@@ -90,7 +90,8 @@ class Judged(unittest.TestCase):
             self.assertEqual(bool(re.match(glob("a [?] *"), text)), same, text)
 
     def test_result_of_another(self):
-        self.judge("other_result.tap", "1 passed, 3 failed, 0 skipped",
+        self.judge("other_result.tap", "1 passed, 4 failed, 0 skipped",
+                   "FAIL: map_populate: a result, but the log has not seen it start",
                    "FAIL: ksm_tests -U: no result; the next result is of map_populate",
                    "FAIL: ksm_tests -U: no result before the plan")
 
@@ -125,6 +126,21 @@ class Judged(unittest.TestCase):
             g.write(f.read().replace(b"# ok 1 ksm_rmap.merge", b"# not ok 1 ksm_rmap.merge # SKIP why"))
             g.flush()
             self.judge(g.name, "5 passed, 1 failed, 0 skipped", "FAIL: ksm_rmap :: ksm_rmap.merge: why")
+
+    def test_said_twice(self):
+        """A child may flush what its parent has printed: that is no second result."""
+        with open(data("all_pass.tap"), "rb") as f, tempfile.NamedTemporaryFile() as g:
+            g.write(f.read().replace(b"# ok 3 ksm_rmap.cow", b"# ok 2 ksm_rmap.split"))
+            g.flush()
+            self.judge(g.name, "6 passed, 1 failed, 0 skipped",
+                       "FAIL: ksm_rmap: 3 results of the 4 in its plan")
+
+    def test_result_without_a_start(self):
+        with open(data("all_pass.tap"), "rb") as f, tempfile.NamedTemporaryFile() as g:
+            g.write(f.read().replace(b"# running ./ksm_rmap\n", b"# \n"))
+            g.flush()
+            self.judge(g.name, "3 passed, 1 failed, 0 skipped",
+                       "FAIL: ksm_rmap: a result, but the log has not seen it start")
 
     def test_new_skips(self):
         no = ": skipped, and not in the known list: "

@@ -30,6 +30,14 @@ class Table(unittest.TestCase):
             self.assertEqual(status, 1, said)
             self.assertIn("1 of 1 that pass unpatched", said)
 
+    def test_unpatched_ended_early(self):
+        """What came to nothing unpatched may have passed there."""
+        for before in ("ok b\n", "ok b\nnone a\n"):
+            status, said = table(before, "ok b\nfail a\n")
+            self.assertEqual(status, 1, said)
+            self.assertIn("1 that do not pass patched came to nothing unpatched", said)
+            self.assertEqual(table(before, "ok b\nok a\n")[0], 0)
+
     def test_measured(self):
         """Numbers in a name are what was measured, in these tests only."""
         name = "p :: transact_test Extra pages {} (0.1%), extra thread faults {}.\n"

@@ -87,6 +87,13 @@ class Table(unittest.TestCase):
                         self.good)
         self.assertIn("500 costs over 2% more than the 400", out)
 
+    def test_not_measured_any_more(self):
+        """What earlier figures have must be measured; and there must be earlier figures in such a file."""
+        rc, out = table(self.good.replace(SMALL, ""), self.good.replace(SMALL, ""), self.good)
+        self.assertEqual(rc, 1, out)
+        self.assertIn("1 VMAs, 2 sharers, 0 forks: not measured, and in", out)
+        self.assertEqual(table(self.good, self.good, HEAD)[0], 1)
+
     def test_exit_status(self):
         """Of the program, wherever it is called."""
         p = subprocess.run([sys.executable, REPORT, "walk", "ns", "/dev/null", "/dev/null"], cwd="/",

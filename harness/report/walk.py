@@ -93,9 +93,13 @@ def faults(args, old, new, before):
     for kernel, _, cases in kernels:
         for case in in_order(cases):
             yield from (f"{kernel}, {name(case)}: {what}" for what in wrong(case, cases[case]))
+    if args.before and not before:
+        yield f"{args.before}: no cases"
     for case, then in before.items():
         now = new[case]["median_ns"] if case in new else 0
-        if now > MORE * then["median_ns"]:
+        if not now:
+            yield f"{name(case)}: not measured, and in {args.before} it was"
+        elif now > MORE * then["median_ns"]:
             yield f"{name(case)}: {now} costs over 2% more than the {then['median_ns']} in {args.before}"
 
 
