@@ -29,6 +29,15 @@ written_by() { # VERB
 		"$(nproc)" "$(date +%F)"
 }
 
+# Copies a FILE that a verb has written to results/BASE. Those are of this project's bases, not of
+# a tree of the user's
+keep_result() { # FILE
+	[ -z "$LINUX" ] || return 0
+	mkdir -p "$ROOT/results/$BASE"
+	cp "$1" "$ROOT/results/$BASE/"
+	say "saved in results/$BASE/${1##*/}"
+}
+
 # What the series changes, of what is built into the kernel
 changed_sources() {
 	tgit diff --name-only --diff-filter=M base HEAD -- 'mm/*.c' 'kernel/*.c' 'fs/*.c'
