@@ -221,6 +221,43 @@ TEST_F_TIMEOUT(ksm_rmap, swapped_in_after_the_first_has_exited, SLOW)
 }
 
 /*
+ * A page that comes back from swap to a parent and to its child is not copied for the
+ * second: it is at the same index.  That need not be the offset in the file which the
+ * VMA maps.
+ */
+TEST_F_TIMEOUT(ksm_rmap, private_file_mapping_swapped_in, SLOW)
+{
+	enum { NR = BULK };	/* pages */
+	char *area = new_file_area(2 * NR, 32);
+	struct mapping m[2 * 2 * NR];
+	const char *missing = make_cgroup(self->cgroup);
+	int shared = 0;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_OK(fork_peer(1, 0));
+	ASSERT_TRUE(enter_cgroup(self->cgroup, peer_pid(1)));
+	for (int i = 0; i < 2 * NR; i++) {
+		m[i] = (struct mapping){ 1, area + i * self->page };
+		m[2 * NR + i] = (struct mapping){ 2, m[i].addr };
+		ASSERT_OK(ask(1, OP_FILL, m[i].addr, 1000 + i / 2));
+	}
+	for (int i = 0; i < 2 * NR; i += 2)
+		ASSERT_OK(merge(&m[i], 2));
+	ASSERT_OK(fork_peer(2, 1));
+	ASSERT_EQ(2 * 2 * NR, swap_out(self->cgroup, m, 2 * 2 * NR));
+
+	for (int i = 0; i < 2 * NR; i += 2) {
+		const struct mapping both[] = { m[i], m[2 * NR + i] };
+
+		for (int j = 0; j < 2; j++)
+			EXPECT_OK(check_holds(both[j].peer, both[j].addr, 1000 + i / 2));
+		shared += pfn_at(&both[0]) == pfn_at(&both[1]);
+	}
+	EXPECT_EQ(NR, shared);
+}
+
+/*
  * A page that comes back from swap may have swap entries in processes that have
  * nothing to do with the one it comes back to, if it was a KSM page before.  If it
  * becomes one again, they must not miss it.

@@ -292,6 +292,26 @@ TEST_F(ksm_rmap, private_file_mapping_at_an_offset)
 	ASSERT_OK(check_found(m, ARRAY_SIZE(m), 1));
 }
 
+/* The pages' index is neither that in the file, nor the address where they are now */
+TEST_F(ksm_rmap, private_file_mapping_moved)
+{
+	const size_t page = self->page;
+	char *file = new_file_area(8, 32), *to = map_area(8);
+	struct mapping m[] = { { 0, self->one }, { 0, to }, { 0, to + 5 * page } };
+
+	ASSERT_NE(NULL, to);
+	fill_page(file, 1);
+	fill_page(file + 5 * page, 1);
+	ASSERT_EQ(to, mremap(file, 8 * page, 8 * page,
+			     MREMAP_MAYMOVE | MREMAP_FIXED, to));
+	ASSERT_OK(merge(m, ARRAY_SIZE(m)));
+	ASSERT_OK(check_found(m, ARRAY_SIZE(m), 1));
+
+	ASSERT_EQ(0, mprotect(to + page, 3 * page, PROT_READ));
+	ASSERT_OK(check_vma(m[2].addr, to + 4 * page, to + 8 * page));
+	ASSERT_OK(check_found(m, ARRAY_SIZE(m), 1));
+}
+
 /* Anonymous memory, whose offsets are those of a file */
 TEST_F(ksm_rmap, private_mapping_of_dev_zero)
 {
