@@ -31,7 +31,8 @@ PLOTS = {"sweep": {f"{vmas:,} VMA{'s' * (vmas > 1)}, 256 sharers": vmas for vmas
 # What must have been measured
 SWEEPS = [*PLOTS["sweep"], "256 processes", "ordinary page, 256 processes"]
 # What the README shows
-README = ["1 VMA, 256 sharers", "1,000 VMAs, 256 sharers", "20,000 VMAs, 256 sharers", "256 processes"]
+README = ["1 VMA, 256 sharers", "1,000 VMAs, 256 sharers", "20,000 VMAs, 256 sharers", "256 processes",
+          "ordinary page, 256 processes"]
 
 
 def name(row):
@@ -81,19 +82,31 @@ def ratios(of, ours, theirs):
     return [a[r] / b[r] for r in sorted(a.keys() & b.keys()) if b[r]]
 
 
+def quartiles(values):
+    """The lower one, the median, and the upper one."""
+    return quantiles(values if len(values) > 1 else values * 2, n=4, method="inclusive")
+
+
 def cell(values):
     """Ratios as they stand in a table: the median, and the quartiles."""
     if not values:
         return ""
-    low, middle, high = quantiles(values if len(values) > 1 else values * 2, n=4, method="inclusive")
+    low, middle, high = quartiles(values)
     digits = 2 if middle >= 0.1 else 5
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def show(values, unit, bad, *pairs):
+def spans_one(values):
+    """Is 1.00 within the quartiles of these ratios?"""
+    low, _, high = quartiles(values)
+    return round(low, 2) <= 1 <= round(high, 2)
+
+
+def show(values, unit, bad, *pairs, hide=()):
     """A table: a row a label, ratios of the PAIRS of kernels. Notes in BAD the rounds that are missing.
 
-    A percentile may be missing in some: a kernel may have done too few operations for it.
+    A percentile may be missing in some: a kernel may have done too few operations for it. Of the kernels to
+    HIDE, only ratios are shown.
     """
     partial = tuple(words for words, least in PERCENTILES.values() if least > 1)
     seen = {kernel for of in values.values() for kernel in of}
@@ -105,9 +118,9 @@ def show(values, unit, bad, *pairs):
     for label, of in values.items():
         bad += (f"{label}: not measured on {k} in round {r}" for k in kernels for r in rounds
                 if r not in of.get(k, {}) and not (of.get(k) and label.endswith(partial)))
-        rows.append([label, *(shown(median(of[k].values())) if k in of else "" for k in kernels),
+        rows.append([label, *(shown(median(of[k].values())) if k in of else "" for k in kernels if k not in hide),
                      *(cell(ratios(of, *pair)) for pair in pairs)])
-    heads = [*(f"{k}, {unit}" for k in kernels), *map(" / ".join, pairs)]
+    heads = [*(f"{k}, {unit}" for k in kernels if k not in hide), *map(" / ".join, pairs)]
     table([None, *heads], rows)
     print()
 
@@ -117,7 +130,7 @@ def plot(values, places):
     for kernel in KERNELS:
         for label, x in places.items():
             if rounds := list(values[label].get(kernel, {}).values()):
-                print(x, *quantiles(rounds if len(rounds) > 1 else rounds * 2, n=4, method="inclusive"))
+                print(x, *quartiles(rounds))
         print("\n")
 
 
@@ -130,13 +143,17 @@ def main(args):
         return 0
     bad += (f"{label}: not measured" for label in SWEEPS if label not in sweeps)
     if args.readme:
-        show({label: {k: by for k, by in sweeps[label].items() if k != "again"} for label in README
-              if label in sweeps}, "ns", bad, PEERS, BASE)
+        show({label: sweeps[label] for label in README if label in sweeps}, "ns", bad, PEERS, BASE, NOISE,
+             hide=["again"])
         return 0
     rounds = {r for of in sweeps.values() for by in of.values() for r in by}
     print(f"## A walk, nanoseconds per mapping; {len(rounds)} rounds\n")
     print("KSM pages walked one after the other, as reclaim walks them: see ksm_rmap_bench sweep.\n")
     show(sweeps, "ns", bad, PEERS, BASE, NOISE)
+    unequal = [label for label, of in sweeps.items()
+               if (noise := ratios(of, *NOISE)) and not spans_one(noise)]
+    print("The same kernel twice is not 1.00 within the quartiles, so that differences of that size mean nothing: "
+          f"{'; '.join(unequal)}.\n" if unequal else "The same kernel twice is 1.00 within the quartiles.\n")
     print("## What an application's operations take while its KSM pages are walked, microseconds\n")
     print("Two CPUs, one of which walks all the time.\n")
     show(read(directory, "wait", bad, 1000), "us", bad, PEERS, BASE, NOISE)

@@ -76,11 +76,18 @@ class Tables(unittest.TestCase):
         self.assertIn("mprotect, 99.9 % | 7.5 | 6 |", out)
 
     def test_readme(self):
-        """Without what is there to show the noise."""
+        """Of what is there to show the noise, the ratio alone."""
         rc, out = run(folder(), ["--readme"])
         self.assertEqual(rc, 0, out)
         self.assertIn("| 20,000 VMAs, 256 sharers | 180,000 | 400 | 200 | 0.50 ", out)
-        self.assertNotIn("again", out)
+        self.assertNotIn("again, ns", out)
+        self.assertIn("| again / patched |", out)
+
+    def test_noise(self):
+        """It says where the same kernel twice differs."""
+        self.assertIn("The same kernel twice is 1.00 within the quartiles.", run(folder())[1])
+        slower = {f"sweep_{r}_again": sweep(120 * r) for r in (1, 2, 3)}
+        self.assertIn("mean nothing: 20,000 VMAs, 256 sharers.", run(folder(**slower))[1])
 
     def test_plot(self):
         """Quartiles of the rounds, a block a kernel."""
