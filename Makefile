@@ -43,6 +43,12 @@ ACCEL=tcg                  boot without KVM even where it works
 endef
 
 TARGETS ?= mm
+ifneq ($(filter-out i386 x86 x86_64,$(ARCH)),)
+$(error ARCH=$(ARCH): leave it out, or say i386)
+endif
+ifneq ($(and $(filter i386,$(ARCH)),$(filter-out kselftest,$(or $(MAKECMDGOALS),all))),)
+$(error ARCH=i386 is for kselftest; leave it out)
+endif
 
 .PHONY: all kselftest check check-builds tree save mbox prefixes kunit soak coverage compare mutants \
 	bench differences results build unpatched patched clean help
@@ -53,7 +59,6 @@ all:
 
 kselftest:
 	$(if $(filter-out mm,$(TARGETS)),$(error TARGETS=$(TARGETS): only the mm selftests are run here, use TARGETS=mm))
-	$(if $(filter-out i386 x86 x86_64,$(ARCH)),$(error ARCH=$(ARCH): leave it out, or say i386))
 	@harness/$(if $(filter i386,$(ARCH)),i386,kselftest)
 
 check check-builds tree save mbox coverage compare bench differences clean:

@@ -23,19 +23,6 @@ version_of() { # TREE
 		$1 == "EXTRAVERSION" { v = v $3; print v; exit }' "$1/Makefile"
 }
 
-LINUX=${LINUX:-}
-# A tree of the user's takes the series for its version
-if [ -z "${BASE:-}" ] && [ -f "$LINUX/Makefile" ]; then
-	BASE=$(version_of "$LINUX" | cut -d . -f 1,2)
-	[ -d "$ROOT/bases/$BASE" ] || BASE=
-fi
-BASE=${BASE:-7.2}
-if [ -n "$LINUX" ]; then B=$ROOT/build/user; else B=$ROOT/build/$BASE; fi
-FLAVOR=${FLAVOR:-}
-LOGS=$B/logs
-PATCHES=$ROOT/patches/$BASE
-export ROOT BASE LINUX FLAVOR B LOGS PATCHES
-
 # Nothing of the caller's make, git or kernel build environment may leak into
 # the make and git that we run.
 unset MAKEFLAGS MFLAGS GNUMAKEFLAGS MAKELEVEL MAKEOVERRIDES CDPATH
@@ -55,8 +42,44 @@ die_log() { # LOG MESSAGE
 	exit 1
 }
 
+# A tree of the user's takes the series for its version
+check_linux() {
+	local f version series all
+	[ -d "$LINUX" ] || die "LINUX=$LINUX is not a directory; give the top of a kernel tree"
+	for f in Makefile Kconfig mm/ksm.c scripts/kconfig/merge_config.sh; do
+		[ -f "$LINUX/$f" ] ||
+			die "LINUX=$LINUX is no kernel tree (no $f); give the top of one"
+	done
+	version=$(version_of "$LINUX")
+	[ -n "$version" ] ||
+		die "LINUX=$LINUX is no kernel tree (its Makefile has no VERSION); give the top of one"
+	LINUX=$(cd "$LINUX" && pwd)
+	case $LINUX/ in "$ROOT/build/"*)
+		die "LINUX=$LINUX is this project's own; give another tree, or leave LINUX out" ;;
+	esac
+	series=$(cut -d . -f 1,2 <<<"$version")
+	all=$(cd "$ROOT/bases" && echo *)
+	if [ -d "$ROOT/bases/$series" ]; then
+		[ "${BASE:=$series}" = "$series" ] ||
+			die "LINUX=$LINUX is $version: leave BASE out, or say BASE=$series"
+	elif [ -z "${BASE:-}" ]; then
+		die "LINUX=$LINUX is $version, and there are series for $all; BASE= one of them tries that"
+	fi
+}
+LINUX=${LINUX:-}
+[ -z "$LINUX" ] || check_linux
+BASE=${BASE:-7.2}
+if [ -n "$LINUX" ]; then B=$ROOT/build/user; else B=$ROOT/build/$BASE; fi
+FLAVOR=${FLAVOR:-}
+LOGS=$B/logs
+PATCHES=$ROOT/patches/$BASE
+export ROOT BASE LINUX FLAVOR B LOGS PATCHES
+
 [ -f "$ROOT/bases/$BASE/base" ] ||
 	die "no base $BASE here; BASE is one of: $(cd "$ROOT/bases" && echo *)"
+if ! mkdir -p "$ROOT/build" 2>/dev/null || [ ! -w "$ROOT/build" ]; then
+	die "$(id -un) cannot write to $ROOT/build: make a clone of your own, or make build a link to a folder of yours"
+fi
 
 case $FLAVOR in
 '' | debug | kcsan | coverage) ;;
@@ -85,6 +108,8 @@ arch_of() { # BUILD
 
 # ---- the way out -----------------------------------------------------------
 
+# For what is said when this is interrupted, wherever a command's messages go then
+exec 8>&2
 TEMPS=()
 FAILED_AT=
 SAID=			# an error has been printed
@@ -114,7 +139,7 @@ on_signal() {
 	kill_child
 	# The outermost script speaks for all
 	[ -n "${KSM_RMAP_SUB:-}" ] ||
-		printf '\n%s: interrupted; nothing is left half done, run it again to go on\n' "$ME" >&2
+		printf '\n%s: interrupted; nothing is left half done, run it again to go on\n' "$ME" >&8
 	exit "$1"
 }
 
@@ -196,7 +221,6 @@ need() { sub "$ROOT/harness/deps" "$@"; }
 # Descriptor 9 is inherited, so that what outlives a killed run still holds it
 lock() {
 	[ -z "${KSM_RMAP_LOCKED:-}" ] || return 0
-	mkdir -p "$ROOT/build"
 	exec 9>>"$ROOT/build/.lock"
 	flock -n 9 ||
 		die "another run (process $(cat "$ROOT/build/.lock")) is at work in $ROOT; wait for it or end it"

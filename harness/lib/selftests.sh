@@ -8,6 +8,7 @@
 #   KERNEL_BUILD=/path    the one in that build folder
 
 KERNEL=${KERNEL:-patched}
+case $KERNEL in patched | unpatched) ;; *) die "KERNEL=$KERNEL: leave it out, or say unpatched" ;; esac
 SELFTESTS=$B/linux/tools/testing/selftests
 KNOWN=$ROOT/bases/$BASE/known.txt
 
