@@ -158,7 +158,7 @@ class Kernels(unittest.TestCase):
     def test_symbols(self):
         walk = "ffffffff81464d50 T rmap_walk_ksm\n"
         self.assertEqual(self.walk("7.2.13", None, walk), "unbounded")
-        self.assertEqual(self.walk("7.2.13", None, walk + "ffffffff81464000 t drop_rmap_item.part.0\n"), "bounded")
+        self.assertEqual(self.walk("7.2.13", None, walk + "ffffffff81464000 t rmap_walk_keys.isra.0\n"), "bounded")
         self.assertEqual(self.walk("7.2.13", None, "ffffffff81464d50 T other\n"), "unknown")
 
     def test_override(self):
@@ -294,7 +294,8 @@ class Verdicts(unittest.TestCase):
     def test_advice(self):
         page = k.Page(1, 7, 20000, 20000, 256, 1.0)
         self.assertIn("Nothing to check", self.advice("ok", processes=()))
-        self.assertIn("no page is merged", self.advice("ok"))
+        self.assertIn("256 sharers in 20,000 VMAs, the most there are, a walk would take 358 ms",
+                      self.advice("ok", processes=[{"longest_run_vmas": n} for n in (5, 20000, 7)]))
         self.assertIn("less than 10.0 ms", self.advice("ok", pages=[page]))
         told = self.advice("problem", pages=[page])
         self.assertIn("7.3 or later", told)
@@ -369,6 +370,11 @@ class Traces(unittest.TestCase):
 
     def test_bpftrace(self):
         self.assertEqual(self.seen(k.BpftraceParser(), BPFTRACE), sorted(SEEN))
+
+    def test_lost_by_bpftrace(self):
+        parser = k.BpftraceParser()
+        self.assertEqual(self.seen(parser, BPFTRACE.replace("wait 89000", "Lost 12 events\nwait 89000")), sorted(SEEN))
+        self.assertEqual(parser.lost, 12)
 
     def test_summary(self):
         t = k.summarize(events(k.FtraceParser(), FTRACE), "ftrace", 30, 2, True)
