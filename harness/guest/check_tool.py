@@ -25,7 +25,7 @@ FACTOR = 3              # what an estimate may differ by from what is timed
 VMAS, SHARERS = 20000, 256
 MOVES = 2
 VISIT_NS = 35           # what the tool expects
-SECONDS = "30"          # for the tool to look at 20,000 VMAs, if the CPU is emulated
+SECONDS = "90"          # for the tool to look at 20,000 VMAs, if the CPU is emulated
 tests = []
 
 
