@@ -43,7 +43,8 @@ def expect(what, **seen):
 
 def run(*args):
     """Exit status, standard output and error of the tool."""
-    p = subprocess.run([sys.executable, TOOL, "--seconds", SECONDS, *args], capture_output=True, text=True, timeout=300, check=False)
+    p = subprocess.run([sys.executable, TOOL, "--seconds", SECONDS, *args], capture_output=True,
+                       text=True, timeout=300, check=False)
     return p.returncode, p.stdout, p.stderr
 
 
@@ -58,7 +59,8 @@ def run_json(*args):
 def load(vmas, sharers, pages):
     """A process with merged pages."""
     KSM.joinpath("run").write_text("2")
-    command = [sys.executable, os.path.join(os.path.dirname(__file__), "ksm_load.py"), str(vmas), str(sharers), str(pages)]
+    script = os.path.join(os.path.dirname(__file__), "ksm_load.py")
+    command = [sys.executable, script, str(vmas), str(sharers), str(pages)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
         try:
             expect(p.stdout.readline() == "ready\n", load="does not start")
@@ -86,7 +88,8 @@ def move(p, times):
 def left():
     """What is there of tracing."""
     probes = TRACEFS.joinpath("kprobe_events").read_text()
-    return [p.name for p in TRACEFS.joinpath("instances").iterdir()] + [x for x in probes.splitlines() if "rmap_walk" in x]
+    instances = [p.name for p in TRACEFS.joinpath("instances").iterdir()]
+    return instances + [x for x in probes.splitlines() if "rmap_walk" in x]
 
 
 def show(text):
@@ -127,7 +130,8 @@ def many_vmas_are_named():
         status, out, _ = run()
         show(out)
         status, report = run_json()
-        expect((status, report["verdict"]) == ((0, "ok") if WALK == "bounded" else (1, "problem")), status=status, report=report)
+        expected = (0, "ok") if WALK == "bounded" else (1, "problem")
+        expect((status, report["verdict"]) == expected, status=status, report=report)
         worst = report["estimate"][WALK]
         expect((worst["pid"], worst["sharers"]) == (p.pid, SHARERS) and abs(worst["vmas"] - VMAS) < 10, estimate=worst)
 
@@ -227,7 +231,8 @@ def what_a_kill_leaves_is_removed():
         tool.wait()
     expect(len(left()) == 3, left=left())
     status, out, err = run("--trace", "0.1", "--tracer", "ftrace")
-    expect(status == 0 and "a run that was killed had left" in out and not left(), status=status, out=out, err=err, left=left())
+    expect(status == 0 and "a run that was killed had left" in out, status=status, out=out, err=err)
+    expect(not left(), left=left())
     return None
 
 

@@ -2,6 +2,7 @@
 """Tests of tools/mm/ksm_rmap_check: what it reads, estimates, says, and removes."""
 import argparse
 import contextlib
+import functools
 import importlib.machinery
 import importlib.util
 import io
@@ -103,9 +104,11 @@ class Vmas(unittest.TestCase):
 
 class Texts(unittest.TestCase):
     def test_ksm_stat(self):
+        text = "ksm_rmap_items 3\nksm_process_profit -64\nksm_merge_any: no\nksm_mergeable: yes\n"
         self.assertEqual(k.parse_ksm_stat("ksm_rmap_items 0\n"), {"ksm_rmap_items": 0})
-        self.assertEqual(k.parse_ksm_stat("ksm_rmap_items 3\nksm_process_profit -64\nksm_merge_any: no\nksm_mergeable: yes\n"),
-                         {"ksm_rmap_items": 3, "ksm_process_profit": -64, "ksm_merge_any": False, "ksm_mergeable": True})
+        self.assertEqual(k.parse_ksm_stat(text),
+                         {"ksm_rmap_items": 3, "ksm_process_profit": -64, "ksm_merge_any": False,
+                          "ksm_mergeable": True})
 
     def test_knob(self):
         self.assertEqual([k.parse_knob(t) for t in ("256\n", "-1\n", "[none] scan-time\n", "none [scan-time]\n")],
@@ -144,7 +147,8 @@ class Kernels(unittest.TestCase):
 
     def test_function_of_that_name(self):
         """linear_page_index() is one that all kernels have."""
-        data = btf((INDEX, 12, 0, b""), (0, 13, 1, struct.pack("=II", INDEX, 1)), (0, 4, 1, struct.pack("=III", 1, INDEX, 0)))
+        data = btf((INDEX, 12, 0, b""), (0, 13, 1, struct.pack("=II", INDEX, 1)),
+                   (0, 4, 1, struct.pack("=III", 1, INDEX, 0)))
         self.assertEqual(self.walk("6.12.1", data), "unbounded")
 
     def test_no_such_string(self):
@@ -386,7 +390,8 @@ class Traces(unittest.TestCase):
         self.assertIsNone(k.summarize([], "ftrace", 1, 0, True)["slowest"])
 
     def test_histogram(self):
-        self.assertEqual([(h["from_ns"], h["walks"]) for h in k.histogram([0, 1, 4, 7, 8])], [(1, 2), (2, 0), (4, 2), (8, 1)])
+        self.assertEqual([(h["from_ns"], h["walks"]) for h in k.histogram([0, 1, 4, 7, 8])],
+                         [(1, 2), (2, 0), (4, 2), (8, 1)])
         self.assertEqual(k.histogram([]), [])
 
     def test_bpftrace_versions(self):
@@ -441,10 +446,13 @@ class Tracefs(unittest.TestCase):
             (self.root / "instances" / name).mkdir()
         self.probe("ksm_rmap_check_13")
         self.probe("mine")
-        self.assertEqual(k.remove_leftovers(str(self.root), lambda pid: pid == 12), ["ksm_rmap_check_11", "ksm_rmap_check_13"])
-        self.assertEqual(sorted(p.name for p in (self.root / "instances").iterdir()), ["ksm_rmap_check_12", "my_14", "my_ksm_rmap_check_13"])
+        self.assertEqual(k.remove_leftovers(str(self.root), lambda pid: pid == 12),
+                         ["ksm_rmap_check_11", "ksm_rmap_check_13"])
+        self.assertEqual(sorted(p.name for p in (self.root / "instances").iterdir()),
+                         ["ksm_rmap_check_12", "my_14", "my_ksm_rmap_check_13"])
         written = self.probes.read_text().splitlines()
-        self.assertEqual([x for x in written if x.startswith("-")], ["-:ksm_rmap_check_13/walk", "-:ksm_rmap_check_13/walked"])
+        self.assertEqual([x for x in written if x.startswith("-")],
+                         ["-:ksm_rmap_check_13/walk", "-:ksm_rmap_check_13/walked"])
 
     def test_is_running(self):
         self.assertFalse(k.is_running(1 << 30))
@@ -457,7 +465,7 @@ class Tracefs(unittest.TestCase):
         self.assertIn(f"-:{self.name}/walk\n", self.probes.read_text())
 
     def test_refused(self):
-        for error, words in ((PermissionError(1, "no"), "locked down"), (OSError(16, "busy"), "in use by somebody else")):
+        for error, words in ((PermissionError(1, "no"), "locked down"), (OSError(16, "busy"), "somebody else")):
             with mock.patch.object(k, "write", side_effect=error), contextlib.redirect_stderr(io.StringIO()), \
                     self.assertRaisesRegex(k.Failure, words), k.Ftrace(str(self.root)):
                 pass
@@ -490,9 +498,14 @@ class Pages(unittest.TestCase):
     def test_all_anonymous_are_ksm(self):
         """Linux 6.12 says so; that it is asked of an anonymous page that is there, its pagemap entry tells."""
         entries = []
+
+        def u64(fd, index, flags):
+            if fd == "flags":
+                return flags
+            entries.append(int.from_bytes(os.pread(fd, 8, index * 8), sys.byteorder))
+            return entries[-1]
         for flags in (k.KPF_ANON | k.KPF_KSM, k.KPF_ANON):
-            with mock.patch.object(k, "u64", side_effect=lambda fd, i, f=flags: f if fd == "flags" else
-                                   entries.append(int.from_bytes(os.pread(fd, 8, i * 8), sys.byteorder)) or entries[-1]):
+            with mock.patch.object(k, "u64", functools.partial(u64, flags=flags)):
                 self.assertEqual(k.all_anonymous_are_ksm("flags"), bool(flags & k.KPF_KSM))
         # Bit 61: a page of a file, or shared
         self.assertEqual([e & (k.PM_PRESENT | 1 << 61) for e in entries], [k.PM_PRESENT] * 2)
@@ -526,7 +539,8 @@ class Program(unittest.TestCase):
 
     def fails(self, words, **replaced):
         err = io.StringIO()
-        with mock.patch.multiple(k, **replaced), contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        with mock.patch.multiple(k, **replaced), contextlib.redirect_stderr(err), \
+                contextlib.redirect_stdout(io.StringIO()):
             status = k.main(["--measure"])
         self.assertEqual((status, len(err.getvalue().splitlines())), (2, 1))
         self.assertIn(words, err.getvalue())
@@ -569,8 +583,10 @@ class Program(unittest.TestCase):
         machine = mock.Mock(spec=k.Machine, processes=[p], samples=samples, notes=["a note"], left_out=0,
                             gone=0, complete=True, started=time.monotonic(), progress=mock.Mock())
         out = io.StringIO()
-        args = argparse.Namespace(measure=False, trace=None, kernel="unbounded", seconds=5, limit=10, json=False, visit_ns=35)
-        with mock.patch.multiple(k, Machine=lambda _: machine, read_ksm=lambda: {"run": 1, "pages_shared": 1, "pages_sharing": 255}), \
+        args = argparse.Namespace(measure=False, trace=None, kernel="unbounded", seconds=5, limit=10, json=False,
+                                  visit_ns=35)
+        ksm = {"run": 1, "pages_shared": 1, "pages_sharing": 255}
+        with mock.patch.multiple(k, Machine=lambda _: machine, read_ksm=lambda: ksm), \
                 mock.patch.object(os, "geteuid", return_value=0), contextlib.redirect_stdout(out):
             self.assertEqual(k.check(args), 1)
         text = out.getvalue()
