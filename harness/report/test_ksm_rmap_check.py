@@ -559,6 +559,7 @@ class Program(unittest.TestCase):
     def test_signal(self):
         with mock.patch.object(k, "check", side_effect=lambda _: k.stop(15, None)):
             self.assertEqual(k.main([]), 143)
+        self.assertEqual({signal.getsignal(s) for s in k.ENDING}, {signal.SIG_IGN})
 
     def tearDown(self):
         for s in k.ENDING:
