@@ -497,11 +497,14 @@ class Pages(unittest.TestCase):
 
     def test_all_anonymous_are_ksm(self):
         """Linux 6.12 says so; that it is asked of an anonymous page that is there, its pagemap entry tells."""
-        entries = []
+        entries, opened = [], []
 
         def u64(fd, index, flags):
             if fd == "flags":
+                # The page must still be there, and so what it was found by
+                self.assertEqual(len(os.pread(opened[-1], 8, 0)), 8)
                 return flags
+            opened.append(fd)
             entries.append(int.from_bytes(os.pread(fd, 8, index * 8), sys.byteorder))
             return entries[-1]
         for flags in (k.KPF_ANON | k.KPF_KSM, k.KPF_ANON):
