@@ -20,6 +20,8 @@ make soak                  everything at once to KSM pages, at random: every map
                            must be found; five minutes, or SOAK="-n 1000000"
 make coverage              which lines of the series the tests execute: all must be,
                            or have their reason in bases/
+make check-tool            ksm_rmap_check on Debian's own kernels, 6.1 and 6.12, and on ours;
+                           or KERNELS="6.1 patched"
 make compare               all mm selftests on both kernels, test by test
 make mutants               breaks the series in each way known: the tests must notice
 make bench                 what a walk costs, and whom it keeps waiting, in time: unpatched,
@@ -50,7 +52,7 @@ ifneq ($(and $(filter i386,$(ARCH)),$(filter-out kselftest,$(or $(MAKECMDGOALS),
 $(error ARCH=i386 is for kselftest; leave it out)
 endif
 
-.PHONY: all kselftest check check-builds tree save mbox prefixes kunit soak coverage compare mutants \
+.PHONY: all kselftest check check-tool check-builds tree save mbox prefixes kunit soak coverage compare mutants \
 	bench differences results build unpatched patched clean help
 .NOTPARALLEL:
 
@@ -73,6 +75,9 @@ kunit:
 
 soak:
 	@harness/soak $(SOAK)
+
+check-tool:
+	@harness/check-tool $(KERNELS)
 
 mutants:
 	@harness/mutants $(MUTANTS)

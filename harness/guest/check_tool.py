@@ -1,0 +1,291 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Runs in the guest: check_tool.py TOOL WALK. Has ksm_rmap_check look at processes whose KSM pages are known.
+
+WALK is what the kernel's walk is, bounded or unbounded. Prints KTAP; exits with 1 if a test fails.
+
+Where QEMU emulates the CPU, all takes several times as long as the tool's constants say. So a walk of a page
+with a quarter of the sharers in a tenth of the VMAs is timed first, and the tool is told by --visit-ns how slow the
+machine is. It is the other page's estimate that must be near what is timed.
+"""
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+TOOL, WALK = sys.argv[1:]
+KSM = pathlib.Path("/sys/kernel/mm/ksm")
+IDLE = pathlib.Path("/sys/kernel/mm/page_idle/bitmap")
+TRACEFS = pathlib.Path("/sys/kernel/tracing")
+FACTOR = 3              # what an estimate may differ by from what is timed
+VMAS, SHARERS = 20000, 256
+MOVES = 2
+VISIT_NS = 35           # what the tool expects
+SECONDS = "90"          # for the tool to look at 20,000 VMAs, if the CPU is emulated
+tests = []
+
+
+def test(function):
+    """One of those that are run, in this order."""
+    tests.append(function)
+    return function
+
+
+def expect(what, **seen):
+    """Fails the test, with what was seen, unless what is true."""
+    if not what:
+        raise AssertionError(", ".join(f"{k}: {v}" for k, v in seen.items()))
+
+
+def run(*args):
+    """Exit status, standard output and error of the tool."""
+    p = subprocess.run([sys.executable, TOOL, "--seconds", SECONDS, *args], capture_output=True,
+                       text=True, timeout=300, check=False)
+    return p.returncode, p.stdout, p.stderr
+
+
+def run_json(*args):
+    """Exit status and object."""
+    status, out, err = run("--json", *args)
+    expect(out, status=status, stderr=err)
+    return status, json.loads(out)
+
+
+@contextlib.contextmanager
+def load(vmas, sharers, pages):
+    """A process with merged pages."""
+    KSM.joinpath("run").write_text("2")
+    script = os.path.join(os.path.dirname(__file__), "ksm_load.py")
+    command = [sys.executable, script, str(vmas), str(sharers), str(pages)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
+        try:
+            expect(p.stdout.readline() == "ready\n", load="does not start")
+            KSM.joinpath("run").write_text("1")
+            end = time.monotonic() + 120
+            while int(KSM.joinpath("pages_sharing").read_text()) < (sharers - 1) * pages:
+                expect(time.monotonic() < end, sharing=KSM.joinpath("pages_sharing").read_text())
+                time.sleep(0.2)
+            KSM.joinpath("run").write_text("0")
+            yield p
+        finally:
+            p.stdin.close()
+
+
+def move(p, times):
+    """Has the page of a load moved. Returns: how often it was."""
+    moved = 0
+    for _ in range(times):
+        p.stdin.write("\n")
+        p.stdin.flush()
+        moved += p.stdout.readline() == "moved\n"
+    return moved
+
+
+def left():
+    """What is there of tracing."""
+    probes = TRACEFS.joinpath("kprobe_events").read_text()
+    instances = [p.name for p in TRACEFS.joinpath("instances").iterdir()]
+    return instances + [x for x in probes.splitlines() if "rmap_walk" in x]
+
+
+def show(text):
+    """As diagnostics."""
+    print("".join(f"# {line}\n" for line in text.splitlines()), end="", flush=True)
+
+
+def close(a, b):
+    """Whether the two are within the factor."""
+    return max(a, b) <= FACTOR * max(min(a, b), 1)
+
+
+@test
+def no_process_is_mergeable():
+    status, out, _ = run()
+    expect(status == 0 and "Nothing to check" in out, status=status, out=out)
+
+
+@test
+def the_kind_of_walk_is_known():
+    _, report = run_json()
+    expect(report["kernel"]["walk"] == WALK, kernel=report["kernel"])
+
+
+@test
+def few_vmas_are_no_problem():
+    """A virtual machine's memory."""
+    with load(2, 64, 64) as p:
+        status, report = run_json()
+        expect(status == 0 and report["verdict"] == "ok", status=status, report=report)
+        expect([q["pid"] for q in report["processes"]] == [p.pid], processes=report["processes"])
+        expect(report["sample"]["ksm_pages"] == 64 and report["processes"][0]["sharers"] == 64, sample=report["sample"])
+
+
+@test
+def many_vmas_are_named():
+    with load(VMAS, SHARERS, 1) as p:
+        status, out, _ = run()
+        show(out)
+        status, report = run_json()
+        expected = (0, "ok") if WALK == "bounded" else (1, "problem")
+        expect((status, report["verdict"]) == expected, status=status, report=report)
+        worst = report["estimate"][WALK]
+        expect((worst["pid"], worst["sharers"]) == (p.pid, SHARERS) and abs(worst["vmas"] - VMAS) < 10, estimate=worst)
+
+
+@test
+def estimate_is_near_what_is_timed():
+    tracer = None if IDLE.exists() else "ftrace"
+    with load(VMAS // 10, SHARERS // 4, 1) as p:
+        estimated, timed = estimate_and_time(p, tracer)
+    scale = timed / estimated
+    show(f"this machine takes {scale:.2f} times as long as the tool expects")
+    with load(VMAS, SHARERS, 1) as p:
+        estimated, timed = estimate_and_time(p, tracer, "--visit-ns", str(VISIT_NS * scale))
+    show(f"estimated {estimated} ns, timed {timed} ns: {timed / estimated:.2f} times")
+    expect(close(estimated, timed), estimated=estimated, timed=timed)
+
+
+def estimate_and_time(p, tracer, *args):
+    """Of the worst page, in nanoseconds."""
+    if tracer:
+        report = traced(p, tracer, *args)
+        timed = report["trace"]["slowest"]["ns"]
+    else:
+        status, out, _ = run("--measure", *args)
+        show(out)
+        report = run_json("--measure", *args)[1]
+        timed = report["measure"]["worst_ns"]
+    return report["estimate"][WALK]["worst_ns"]["mid"], timed
+
+
+def traced(p, tracer, *args):
+    """A report, while the page of a load is moved."""
+    expect(TRACEFS.joinpath("instances").is_dir(), tracefs="is not there")
+    command = [sys.executable, TOOL, "--json", "--trace", "25", "--tracer", tracer, "--seconds", SECONDS, *args]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as tool:
+        wait_for_trace(tool)
+        moved = move(p, MOVES)
+        out = tool.communicate()[0]
+    report = json.loads(out)
+    trace = report["trace"]
+    show(json.dumps(trace))
+    expect(moved == MOVES, moved=moved)
+    expect(trace["walks"] >= MOVES and trace["lost_events"] == 0, trace=trace)
+    expect(trace["tracer"] == tracer and sum(h["walks"] for h in trace["histogram"]) == trace["walks"], trace=trace)
+    expect(not left(), left=left())
+    return report
+
+
+def wait_for_trace(tool):
+    """Until walks are traced, by whatever tracer."""
+    end = time.monotonic() + 120
+    names = TRACEFS.joinpath("instances"), TRACEFS / "enabled_functions"
+    while time.monotonic() < end and tool.poll() is None:
+        if any(p.name == f"ksm_rmap_check_{tool.pid}" and (p / f"events/{p.name}/enable").exists() and
+               (p / f"events/{p.name}/enable").read_text().strip() == "1" for p in names[0].iterdir()):
+            return
+        if names[1].exists() and "rmap_walk_ksm" in names[1].read_text():
+            time.sleep(2)
+            return
+        time.sleep(0.2)
+    raise AssertionError("the trace does not begin")
+
+
+@test
+def bpftrace_sees_the_walks():
+    if subprocess.run(["sh", "-c", "command -v bpftrace"], stdout=subprocess.DEVNULL, check=False).returncode:
+        return "bpftrace is not installed"
+    if not TRACEFS.joinpath("kprobe_events").exists():
+        return "the kernel has no kprobe events"
+    with load(VMAS, SHARERS, 1) as p:
+        report = traced(p, "bpftrace")
+        if WALK == "unbounded":
+            expect(report["trace"]["anon_vma_waits"]["count"], waits=report["trace"]["waits"])
+    return None
+
+
+@test
+def a_signal_leaves_nothing():
+    if not TRACEFS.joinpath("kprobe_events").exists():
+        return "the kernel has no kprobe events"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with subprocess.Popen([sys.executable, TOOL, "--trace", "60", "--tracer", "ftrace"]) as tool:
+            wait_for_trace(tool)
+            tool.send_signal(number)
+            status = tool.wait()
+        expect(status == 128 + number and not left(), status=status, left=left())
+    return None
+
+
+@test
+def what_a_kill_leaves_is_removed():
+    if not TRACEFS.joinpath("kprobe_events").exists():
+        return "the kernel has no kprobe events"
+    with subprocess.Popen([sys.executable, TOOL, "--trace", "60", "--tracer", "ftrace"]) as tool:
+        wait_for_trace(tool)
+        tool.kill()
+        tool.wait()
+    expect(len(left()) == 3, left=left())
+    status, out, err = run("--trace", "0.1", "--tracer", "ftrace")
+    expect(status == 0 and "a run that was killed had left" in out, status=status, out=out, err=err)
+    expect(not left(), left=left())
+    return None
+
+
+@test
+def a_hundred_thousand_vmas():
+    pathlib.Path("/proc/sys/vm/max_map_count").write_text("300000")
+    with load(100000, 2, 1) as p:
+        begun = time.monotonic()
+        status, report = run_json("--seconds", "60")
+        show(f"{report['sample']['seconds']} s for 100,000 VMAs, {time.monotonic() - begun:.1f} s in all")
+        expect(report["sample"]["seconds"] < 61, sample=report["sample"])
+        expect(report["processes"][0]["pid"] == p.pid and report["processes"][0]["vmas"] > 100000, report=report)
+        expect(status == (0 if WALK == "bounded" else 1), status=status)
+
+
+@test
+def processes_that_exit_meanwhile():
+    with subprocess.Popen(["sh", "-c", "while :; do true | cat; done"]) as p:
+        try:
+            for _ in range(3):
+                status, _, err = run()
+                expect(status == 0 and not err, status=status, err=err)
+        finally:
+            p.kill()
+
+
+@test
+def tracefs_is_not_mounted():
+    """Last, as it is not there any more."""
+    for path in (TRACEFS, pathlib.Path("/sys/kernel/debug")):
+        while os.path.ismount(path):
+            subprocess.run(["umount", "-l", path], check=True)
+    status, out, err = run("--trace", "1", "--tracer", "ftrace")
+    expect(status == 2 and not out and len(err.splitlines()) == 1, status=status, out=out, err=err)
+
+
+def main():
+    """Run them all."""
+    KSM.joinpath("pages_to_scan").write_text("5000")
+    if not os.path.ismount(TRACEFS):
+        subprocess.run(["mount", "-t", "tracefs", "nodev", TRACEFS], check=False, stderr=subprocess.DEVNULL)
+    print(f"TAP version 13\n1..{len(tests)}", flush=True)
+    failed = 0
+    for i, function in enumerate(tests, 1):
+        name = function.__name__
+        try:
+            skip = function()
+            print(f"ok {i} {name}" + (f" # SKIP {skip}" if skip else ""), flush=True)
+        except (AssertionError, OSError, ValueError, KeyError, TypeError, subprocess.TimeoutExpired) as e:
+            failed += 1
+            show(f"{type(e).__name__}: {e}")
+            print(f"not ok {i} {name}", flush=True)
+    return failed > 0
+
+
+sys.exit(main())
