@@ -12,6 +12,7 @@ make save                  the commits of that tree back into patches/ and new f
 make mbox                  the series as mail, and as one file for git am: takes git alone
 make check-builds          compiles what the series changes in configurations that no test
                            boots: without swap, NUMA, ..., with clang, PREEMPT_RT
+make docs                  the documents that the series changes, as HTML: nothing may warn
 make differences           records how the series of the bases differ, for make check
 make build                 both kernels; `make unpatched` or `make patched` for one
 make prefixes              builds the series patch by patch, and boots each
@@ -52,7 +53,7 @@ ifneq ($(and $(filter i386,$(ARCH)),$(filter-out kselftest,$(or $(MAKECMDGOALS),
 $(error ARCH=i386 is for kselftest; leave it out)
 endif
 
-.PHONY: all kselftest check check-tool check-builds tree save mbox prefixes kunit soak coverage compare mutants \
+.PHONY: all kselftest check check-tool check-builds docs tree save mbox prefixes kunit soak coverage compare mutants \
 	bench differences results build unpatched patched clean help
 .NOTPARALLEL:
 
@@ -63,7 +64,7 @@ kselftest:
 	$(if $(filter-out mm,$(TARGETS)),$(error TARGETS=$(TARGETS): only the mm selftests are run here, use TARGETS=mm))
 	@harness/$(if $(filter i386,$(ARCH)),i386,kselftest)
 
-check check-builds tree save mbox coverage compare bench differences clean:
+check check-builds docs tree save mbox coverage compare bench differences clean:
 	@harness/$@
 
 prefixes:
