@@ -20,13 +20,13 @@ watch_races "$KSM_O"
 work=/run/mm
 mkdir $work
 mount -t tmpfs -o size=1500M tmpfs $work
-truncate -s 600M $work/ext4.img
-mkfs.ext4 -q $work/ext4.img
-mkdir $work/ext4
-mount -o loop $work/ext4.img $work/ext4
-export SPLIT_HUGE_PAGE_TEST_XFS_PATH=$work/ext4
-cp -a "$tests" $work/ext4/mm
-cd $work/ext4/mm
+truncate -s 600M $work/xfs.img
+mkfs.xfs -q $work/xfs.img
+mkdir $work/xfs
+mount -o loop $work/xfs.img $work/xfs
+export SPLIT_HUGE_PAGE_TEST_XFS_PATH=$work/xfs
+cp -a "$tests" $work/xfs/mm
+cd $work/xfs/mm
 # With the checkout, which has the modules, where it was, if that is below
 here=$(cd "$(dirname "$0")/.." && pwd)
 mkdir $work/here

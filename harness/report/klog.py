@@ -20,7 +20,7 @@ REPORT = re.compile("|".join((
     r"rcu: INFO:", r"soft lockup", r"hard LOCKUP", r"(?:KASAN|KCSAN|KMSAN|KFENCE|UBSAN): ",
     r"[Ss]lab corruption", r"Kernel panic", r"Bad page (?:state|map)", r"bad: scheduling from",
     r"scheduling while atomic", r"Unable to handle kernel", r"kmemleak: \d+ new suspected",
-    r"kmemleak: (?:Cannot allocate|Memory allocation failed)", r"page dumped because:", r"DEBUG_LOCKS_WARN_ON",
+    r"kmemleak: (?:Cannot allocate|Memory allocation failed)", r"DEBUG_LOCKS_WARN_ON",
     r"turning off the locking correctness validator", r"Kernel mode fault",
     re.escape(CUT))))
 
