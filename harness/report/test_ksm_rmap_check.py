@@ -796,7 +796,7 @@ class Program(unittest.TestCase):
         ksm = {"run": 1, "pages_to_scan": 100, "sleep_millisecs": 20, "max_page_sharing": 256, "merge_across_nodes": 1,
                "smart_scan": 1, "use_zero_pages": 0, "advisor_mode": "none", "pages_shared": 1, "pages_sharing": 255}
         kernel = {"release": "6.12.57+deb13-amd64", "walk": "unbounded",
-                  "because": "older than 7.3, no linear_page_index in its BTF"}
+                  "because": "older than 7.3, no linear_page_index in BTF"}
         out = io.StringIO()
         with mock.patch.multiple(k, Machine=lambda _: machine, read_ksm=lambda: ksm, PID_NS="/nowhere",
                                  judge_kernel=lambda *_: kernel), \
