@@ -114,13 +114,14 @@ def show(values, unit, bad, *pairs, hide=()):
     if "patched" not in seen:
         bad.append("nothing was measured on patched")
     kernels, pairs = [k for k in KERNELS if k in seen], [pair for pair in pairs if seen.issuperset(pair)]
+    columns = [k for k in kernels if k not in hide]
     rows = []
     for label, of in values.items():
         bad += (f"{label}: not measured on {k} in round {r}" for k in kernels for r in rounds
                 if r not in of.get(k, {}) and not (of.get(k) and label.endswith(partial)))
-        rows.append([label, *(shown(median(of[k].values())) if k in of else "" for k in kernels if k not in hide),
+        rows.append([label, *(shown(median(of[k].values())) if k in of else "" for k in columns),
                      *(cell(ratios(of, *pair)) for pair in pairs)])
-    heads = [*(f"{k}, {unit}" for k in kernels if k not in hide), *map(" / ".join, pairs)]
+    heads = [*(f"{k}, {unit}" for k in columns), *map(" / ".join, pairs)]
     table([None, *heads], rows)
     print()
 

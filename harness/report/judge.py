@@ -19,7 +19,7 @@ import sys
 from dataclasses import replace
 
 from . import live
-from .klog import MESSAGE, clean, reports
+from .klog import lines_of, reports
 from .known import Known
 from .ktap import Log
 
@@ -59,8 +59,8 @@ def judge_run(args, fails):
 
 def judge_kernel(args, log, known, fails):
     """The Reports in the kernel log, and in what of it stands in the LOG of the tests; noted in FAILS."""
-    lines = [t for raw in read(args.kernel_log, fails, "kernel log").split(b"\n") for t in clean(raw)]
-    if not any(map(MESSAGE.match, lines)) and os.path.exists(args.kernel_log):
+    lines, is_log = lines_of(read(args.kernel_log, fails, "kernel log"))
+    if not is_log and os.path.exists(args.kernel_log):
         fails.append(f"kernel log: not judged: no kernel message in {args.kernel_log}")
     harmless = [e.program for e in known.entries if e.kind == "log"]
     found = reports(lines, harmless)

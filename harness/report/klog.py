@@ -31,6 +31,12 @@ def clean(raw):
     return [CONTROL.sub("", part) for part in text.split("\r") if part.strip()]
 
 
+def lines_of(data):
+    """All printable lines of a kernel log, and whether a kernel message is among them: else it is none."""
+    lines = [text for raw in data.split(b"\n") for text in clean(raw)]
+    return lines, any(map(MESSAGE.match, lines))
+
+
 @dataclass
 class Report:
     """A report in the kernel log."""
@@ -59,11 +65,11 @@ def reports(lines, harmless):
 def main(args):
     """Print the reports; returns the exit status."""
     with open(args.console, "rb") as f:
-        lines = [t for raw in f.read().split(b"\n") for t in clean(raw)]
+        lines, is_log = lines_of(f.read())
     found = reports(lines, [])
     for report in found:
         print("kernel log report:", *report.lines, sep="\n    ")
-    if not any(map(MESSAGE.match, lines)):
+    if not is_log:
         print(f"no kernel message in {args.console}")
         return 1
     return bool(found)

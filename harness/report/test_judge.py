@@ -46,6 +46,15 @@ class Judged(unittest.TestCase):
         self.assertEqual(sum(g.startswith("FAIL: ") for g in got), failed, out)
         return out
 
+    def judge_changed(self, old, new, last, *lines):
+        """The same for all_pass.tap with OLD replaced."""
+        with open(data("all_pass.tap"), "rb") as f, tempfile.NamedTemporaryFile() as g:
+            text = f.read()
+            self.assertIn(old, text)
+            g.write(text.replace(old, new))
+            g.flush()
+            self.judge(g.name, last, *lines)
+
     def test_all_pass(self):
         self.assertEqual(self.judge("all_pass.tap", "6 passed, 0 failed, 0 skipped").count("\n"), 1)
 
@@ -122,25 +131,17 @@ class Judged(unittest.TestCase):
                    "FAIL: hugetlb_dio :: Huge pages not freed!: not ok")
 
     def test_skip_that_is_not_ok(self):
-        with open(data("all_pass.tap"), "rb") as f, tempfile.NamedTemporaryFile() as g:
-            g.write(f.read().replace(b"# ok 1 ksm_rmap.merge", b"# not ok 1 ksm_rmap.merge # SKIP why"))
-            g.flush()
-            self.judge(g.name, "5 passed, 1 failed, 0 skipped", "FAIL: ksm_rmap :: ksm_rmap.merge: why")
+        self.judge_changed(b"# ok 1 ksm_rmap.merge", b"# not ok 1 ksm_rmap.merge # SKIP why",
+                           "5 passed, 1 failed, 0 skipped", "FAIL: ksm_rmap :: ksm_rmap.merge: why")
 
     def test_said_twice(self):
         """A child may flush what its parent has printed: that is no second result."""
-        with open(data("all_pass.tap"), "rb") as f, tempfile.NamedTemporaryFile() as g:
-            g.write(f.read().replace(b"# ok 3 ksm_rmap.cow", b"# ok 2 ksm_rmap.split"))
-            g.flush()
-            self.judge(g.name, "6 passed, 1 failed, 0 skipped",
-                       "FAIL: ksm_rmap: 3 results of the 4 in its plan")
+        self.judge_changed(b"# ok 3 ksm_rmap.cow", b"# ok 2 ksm_rmap.split", "6 passed, 1 failed, 0 skipped",
+                           "FAIL: ksm_rmap: 3 results of the 4 in its plan")
 
     def test_result_without_a_start(self):
-        with open(data("all_pass.tap"), "rb") as f, tempfile.NamedTemporaryFile() as g:
-            g.write(f.read().replace(b"# running ./ksm_rmap\n", b"# \n"))
-            g.flush()
-            self.judge(g.name, "3 passed, 1 failed, 0 skipped",
-                       "FAIL: ksm_rmap: a result, but the log has not seen it start")
+        self.judge_changed(b"# running ./ksm_rmap\n", b"# \n", "3 passed, 1 failed, 0 skipped",
+                           "FAIL: ksm_rmap: a result, but the log has not seen it start")
 
     def test_new_skips(self):
         no = ": skipped, and not in the known list: "
