@@ -9,6 +9,7 @@
 #   run NAME LOG CMD.. a long step: shows that it is alive, output goes to LOG;
 #                      dies with the end of LOG when CMD fails
 #   step NAME LOG CMD  the same, but leaves the status in RC for the caller
+#   in_group CMD...    so that it dies with us; leaves the status in RC
 #   sub SCRIPT ARG...  another script of this directory, so that it dies with us
 #   lock               one run at a time in this checkout
 #   TEMPS+=(PATH)      removed on the way out, whichever way that is
@@ -176,6 +177,18 @@ ticker() {
 	done
 }
 
+# Runs CMD in the background, as a process group of its own, so that all of it can be killed, and
+# leaves its status in RC
+in_group() { # CMD...
+	set -m
+	"$@" &
+	CHILD=-$!
+	set +m
+	RC=0
+	wait "${CHILD#-}" 2>/dev/null || RC=$?
+	CHILD=
+}
+
 step() {
 	local name=$1 log=$2 start=$SECONDS
 	shift 2
@@ -184,14 +197,7 @@ step() {
 	ticker "$name" "$log" 9>&- &
 	TICKER=$!
 	disown $TICKER
-	# A process group of its own, so that all of it can be killed
-	set -m
-	"$@" >"$log" 2>&1 </dev/null &
-	CHILD=-$!
-	set +m
-	RC=0
-	wait "${CHILD#-}" 2>/dev/null || RC=$?
-	CHILD=
+	in_group "$@" >"$log" 2>&1 </dev/null
 	kill $TICKER 2>/dev/null || :
 	TICKER=
 	[ ! -t 1 ] || printf '\r\033[K'

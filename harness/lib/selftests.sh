@@ -55,21 +55,17 @@ judge() { # OUT STATUS
 # Runs SCRIPT in the guest, with the selftests and ARGs, and SHOW OUT/log on what it
 # prints; judges it.  QEMU_OPTIONS are further ones of QEMU.
 test_in_guest() { # OUT SHOW SCRIPT ARG...
-	local out=$1 show=$2 script=$3 rc=0
+	local out=$1 show=$2 script=$3
 	shift 3
 	mkdir -p "$out"
 	# The kernel log comes by the console: a guest that dies leaves no other
+	# shellcheck disable=SC2317 # it is called by in_group
 	in_guest() {
 		"$ROOT/harness/lib/boot" --limit "$LIMIT" --memory 4G --console "$out/console" --qemu "${QEMU_OPTIONS:-}" \
 			"$KERNEL_BUILD" env KSM_O="$KERNEL_BUILD/mm/ksm.o" KSM_RMAP_ARGS="${KSM_RMAP_ARGS:-}" \
 			"$ROOT/harness/guest/$script" "$B/kselftest/mm" "$@" |
 			"$show" "$out/log"
 	}
-	set -m
-	in_guest "$@" &
-	CHILD=-$!
-	set +m
-	wait "${CHILD#-}" || rc=$?
-	CHILD=
-	judge "$out" "$rc"
+	in_group in_guest "$@"
+	judge "$out" "$RC"
 }
