@@ -38,6 +38,12 @@ keep_result() { # FILE
 	say "saved in results/$BASE/${1##*/}"
 }
 
+# Puts a FILE between two lines of the README, <!-- NAME --> and the next <!-- end -->
+into_readme() { # NAME FILE
+	sed -i -e "/<!-- $1 -->/,/<!-- end -->/{//!d}" -e "/<!-- $1 -->/r $2" "$ROOT/README.md"
+	say "README.md shows it"
+}
+
 # What the series changes, of what is built into the kernel
 changed_sources() {
 	tgit diff --name-only --diff-filter=M base HEAD -- 'mm/*.c' 'kernel/*.c' 'fs/*.c'
