@@ -23,6 +23,10 @@ make coverage              which lines of the series the tests execute: all must
                            or have their reason in bases/
 make check-tool            ksm_rmap_check on Debian's own kernels, 6.1 and 6.12, and on ours;
                            or KERNELS="6.1 patched"
+make deb                   the patched kernel as Debian packages, and ksm-rmap-tests: the tests,
+                           the benchmark and ksm_rmap_check, for any kernel
+make check-deb             such packages, of the test configuration: installs, boots, tests and
+                           removes them, on a disk of their own
 make compare               all mm selftests on both kernels, test by test
 make mutants               breaks the series in each way known: the tests must notice
 make bench                 what a walk costs, and whom it keeps waiting, in time: unpatched,
@@ -42,6 +46,10 @@ FLAVOR=kcsan               the same with KCSAN: data races of mm/ksm.c
 KERNEL=unpatched           kselftest and soak on that kernel
 MUTANTS="forks-skipped"    only these of mutants/
 SOAK="-s 5 -t 300"         options of ksm_rmap_soak: the seed of a run to repeat, ...
+CONFIG=/path               deb: the kernel configuration to start from
+FRAGMENT=/path             deb: options to be changed in it
+MODULES=loaded             deb: only those modules that this machine has loaded
+DEBUG=1                    deb: with debug information
 ACCEL=tcg                  boot without KVM even where it works
 endef
 
@@ -53,7 +61,7 @@ ifneq ($(and $(filter i386,$(ARCH)),$(filter-out kselftest,$(or $(MAKECMDGOALS),
 $(error ARCH=i386 is for kselftest; leave it out)
 endif
 
-.PHONY: all kselftest check check-tool check-builds docs tree save mbox prefixes kunit soak coverage compare mutants \
+.PHONY: all kselftest check check-tool check-builds deb check-deb docs tree save mbox prefixes kunit soak coverage compare mutants \
 	bench differences results build unpatched patched clean help
 .NOTPARALLEL:
 
@@ -64,7 +72,7 @@ kselftest:
 	$(if $(filter-out mm,$(TARGETS)),$(error TARGETS=$(TARGETS): only the mm selftests are run here, use TARGETS=mm))
 	@harness/$(if $(filter i386,$(ARCH)),i386,kselftest)
 
-check check-builds docs tree save mbox coverage compare bench differences clean:
+check check-builds deb check-deb docs tree save mbox coverage compare bench differences clean:
 	@harness/$@
 
 prefixes:

@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # SPDX-License-Identifier: GPL-2.0
 #
-# x86-64, as virtme-ng boots it: on this machine's own root file system, copy-on-write.
+# x86-64, as virtme-ng boots it: on this machine's own root file system, copy-on-write; or on a disk
+# with a system of its own.
 
 IMAGE=arch/x86/boot/bzImage
 BUILDS='bzImage modules'
@@ -22,6 +23,14 @@ guest_command() {
 		# it works
 		args+=(--disable-kvm)
 		kernel_args+=' no_timer_check'
+	fi
+	if [ -n "$disk" ]; then
+		[ "$accel" != kvm ] || qemu="$qemu -accel kvm -cpu host"
+		# shellcheck disable=SC2206 # words
+		GUEST=(qemu-system-x86_64 -smp "$cpus" -m "$memory" -display none -nic none -no-reboot -kernel "$image"
+			-initrd "$initrd" -drive "file=$disk,if=virtio,format=raw" -serial stdio -serial "file:$console"
+			$qemu -append "console=ttyS1 root=/dev/vda numa=fake=2 ignore_loglevel panic=-1 init=$1 $kernel_args")
+		return
 	fi
 	# Nobody writes to the host's files meanwhile, and the guest cannot: so it may keep what it
 	# has read, which is half the boot. The kernel takes the last rootflags that it is given
