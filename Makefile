@@ -7,7 +7,7 @@ make                       the main job: builds both kernels, boots both, and pr
                            what a reverse mapping walk costs before and after
 make kselftest TARGETS=mm  the kernel's mm selftests with ours, in the patched kernel
 make check                 checks of the series and the harness; no kernel is built
-make tree                  build/7.2/linux: the base and the series, as git commits
+make tree                  build/6.12/linux: the base and the series, as git commits
 make save                  the commits of that tree back into patches/ and new files
 make mbox                  the series as mail, and as one file for git am: takes git alone
 make check-builds          compiles what the series changes in configurations that no test
@@ -34,7 +34,7 @@ make bench                 what a walk costs, and whom it keeps waiting, in time
 make results               the main job, with its figures put into results/
 make clean                 removes what was made, but for downloaded packages
 
-BASE=7.2                   the kernel to work on: one of bases/
+BASE=6.12                  the kernel to work on: this one, or another of bases/
 LINUX=/path/to/tree        a kernel tree of yours (copied, never written to); its version
                            chooses the base
 KSFT="ksm ksm_rmap"        only these categories of the mm selftests

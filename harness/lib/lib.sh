@@ -69,7 +69,7 @@ check_linux() {
 }
 LINUX=${LINUX:-}
 [ -z "$LINUX" ] || check_linux
-BASE=${BASE:-7.2}
+BASE=${BASE:-6.12}
 if [ -n "$LINUX" ]; then B=$ROOT/build/user; else B=$ROOT/build/$BASE; fi
 FLAVOR=${FLAVOR:-}
 LOGS=$B/logs
