@@ -22,7 +22,7 @@ make soak                  everything at once to KSM pages, at random: every map
 make coverage              which lines of the series the tests execute: all must be,
                            or have their reason in bases/
 make check-tool            ksm_rmap_check on Debian's own kernels, 6.1 and 6.12, and on ours;
-                           or KERNELS="6.1 patched"
+                           or KERNELS="6.1 patched"; with SAVE=1, README shows what it says
 make deb                   the patched kernel as Debian packages, and ksm-rmap-tests: the tests,
                            the benchmark and ksm_rmap_check, for any kernel
 make check-deb             such packages, of the test configuration: installs, boots, tests and
