@@ -26,6 +26,10 @@
 #include "ksm_rmap_checks.h"
 #include "ksm_rmap_fixture.h"
 
+#ifndef KPF_THP
+#define KPF_THP		(1ULL << 22)	/* older kernels' vm_util.h has none */
+#endif
+
 TEST_F(ksm_rmap, merge_two_pages)
 {
 	struct mapping m[] = { { 0, self->one }, { 0, new_area(1) } };
@@ -86,30 +90,45 @@ TEST_F_TIMEOUT(ksm_rmap, merge_among_hundreds_of_vmas, SLOW)
 	ASSERT_OK(check_found(m, ARRAY_SIZE(m), 1));
 }
 
-/* Equal pages of two huge pages, which have to be split to be merged */
-TEST_F_TIMEOUT(ksm_rmap, merge_parts_of_huge_pages, SLOW)
+static void merge_parts(struct __test_metadata *_metadata, size_t size)
 {
-	const size_t size = 2UL << 20, nr = size / self->page;
+	const size_t page = psize(), nr = size / page;
 	char *area, *base = mmap(NULL, 3 * size, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int huge = 0;
 
 	ASSERT_NE(MAP_FAILED, base);
 	area = base + -(uintptr_t)base % size;
 	if (madvise(area, 2 * size, MADV_HUGEPAGE))
 		SKIP(return, "no huge pages: needs CONFIG_TRANSPARENT_HUGEPAGE");
 	for (size_t i = 0; i < 2 * nr; i++)
-		fill_page(area + i * self->page, 1000 + i % nr);
+		fill_page(area + i * page, 1000 + i % nr);
+	for (size_t i = 0; i < 2; i++)
+		huge += !!(kpageflags_of(pfn_of(getpid(), area + i * size)) & KPF_THP);
+	TH_LOG("%d of 2 are huge pages of %zu KiB", huge, size >> 10);
 	ASSERT_EQ(0, madvise(area, 2 * size, MADV_MERGEABLE));
 	ASSERT_TRUE(ksm_scan(4));
-	for (size_t i = 0; i < nr; i += nr / 16) {
+	for (size_t i = 0; i < nr; i += nr < 16 ? 1 : nr / 16) {
 		const struct mapping m[] = {
-			{ 0, area + i * self->page },
-			{ 0, area + size + i * self->page },
+			{ 0, area + i * page },
+			{ 0, area + size + i * page },
 		};
 
 		ASSERT_OK(merge(m, ARRAY_SIZE(m)));
 		ASSERT_OK(check_found(m, ARRAY_SIZE(m), 1000 + i));
 	}
+	ASSERT_EQ(0, munmap(base, 3 * size));
+}
+
+/*
+ * Equal pages of two huge pages, which have to be split to be merged: of all sizes
+ * that ksm_rmap.sh sees to
+ */
+TEST_F_TIMEOUT(ksm_rmap, merge_parts_of_huge_pages, SLOW)
+{
+	merge_parts(_metadata, 2UL << 20);
+	if (self->page < 64UL << 10)
+		merge_parts(_metadata, 64UL << 10);
 }
 
 enum { MERGED, WRITTEN, UNMERGED };
