@@ -1,10 +1,13 @@
-# shellcheck shell=bash disable=SC2034,SC2154
+# shellcheck shell=bash disable=SC2034,SC2100,SC2154
 # SPDX-License-Identifier: GPL-2.0
 #
 # x86-64, as virtme-ng boots it: on this machine's own root file system, copy-on-write.
 
 IMAGE=arch/x86/boot/bzImage
 BUILDS='bzImage modules'
+CONFIGS=x86
+KVM=y
+QEMU=qemu-system-x86_64
 STEPS=2200	# of a first build, about
 
 guest_command() {
