@@ -29,11 +29,12 @@ guest_command() {
 		machine+=(-object "memory-backend-ram,id=node$node,size=${half}M"
 			-numa "node,nodeid=$node,memdev=node$node$([ "$node" -ge "$cpus" ] || echo ",cpus=$node")")
 	done
-	# What is there at boot cannot be taken offline. What can has no tags, which KASAN would miss
-	if [ "$PURPOSE" != debug ]; then
+	# What is there at boot cannot be taken offline. What can has no tags, which KASAN would miss;
+	# and is added at any time, which instructions are counted without
+	if [ "$PURPOSE" != debug ] && [ -z "$icount" ]; then
 		extra=1024
 		machine+=(-object "memory-backend-ram,id=extra,size=${extra}M"
-			-device "virtio-mem-pci,memdev=extra,node=1,requested-size=${extra}M")
+			-device "virtio-mem-pci,memdev=extra,requested-size=${extra}M")
 	fi
 	machine+=(-m "$((2 * half))M,maxmem=$((2 * half + extra))M,slots=1")
 	[ -z "$icount" ] || machine+=(-icount shift=0,sleep=off)
@@ -44,9 +45,10 @@ guest_command() {
 	mkdir -p "$GUEST_ROOT$ROOT"
 	cmp -s "$ROOT/harness/guest/init.sh" "$GUEST_ROOT/init" ||
 		cp "$ROOT/harness/guest/init.sh" "$GUEST_ROOT/init"
-	GUEST=("$QEMU" -accel tcg "${machine[@]}" -display none -nic none -no-reboot
+	# The output's device comes first, which gives it its number in the guest
+	GUEST=("$QEMU" -accel tcg -chardev file,id=output,append=on,path=/proc/self/fd/1
+		-device virtio-serial-pci -device virtserialport,chardev=output
+		"${machine[@]}" -display none -nic none -no-reboot -serial "file:$console"
 		-kernel "$build/$IMAGE" -append "$args $kernel_args --$(printf ' "%s"' "$@")"
-		-serial "file:$console" -device virtio-serial-pci -device virtserialport,chardev=output
-		-chardev file,id=output,append=on,path=/proc/self/fd/1
 		$(share root "$GUEST_ROOT") $(share checkout "$ROOT") $qemu)
 }

@@ -19,6 +19,8 @@ if [ -n "${checkout:-}" ]; then
 	mount -t tmpfs tmpfs /dev/shm
 	mount -t tmpfs tmpfs /var/tmp
 	ln -s /proc/self/fd /dev/fd
+	ln -s /proc/self/fd/1 /dev/stdout
+	ln -s /proc/self/fd/2 /dev/stderr
 fi
 # Linux 7.3 adds that to what it passes on
 for arg; do

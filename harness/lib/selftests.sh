@@ -11,7 +11,7 @@ KERNEL=${KERNEL:-patched}
 case $KERNEL in patched | unpatched) ;; *) die "KERNEL=$KERNEL: leave it out, or say unpatched" ;; esac
 SELFTESTS=$B/linux/tools/testing/selftests
 KSELFTEST=$B/kselftest${MACHINE:+-$MACHINE}
-KNOWN=$ROOT/bases/$BASE/known${MACHINE:+-$MACHINE}.txt
+KNOWN=$ROOT/bases/$BASE/known${CROSS:+-$ARCH_NAME}.txt
 
 # Leaves the kernel's build folder in KERNEL_BUILD
 build_kernel() {

@@ -315,6 +315,67 @@ TEST_F(ksm_rmap, merge_keeps_uffd_rwp)
 }
 #endif
 
+#ifdef __aarch64__
+#define PROT_TAGGED	0x20	/* PROT_MTE */
+#define GRANULE		16	/* bytes that have one memory tag */
+
+static void set_tag(char *p, unsigned long tag)
+{
+	const unsigned long tagged = (unsigned long)p | tag << 56;
+
+	asm volatile(".arch_extension memtag\n\tstg %0, [%1]" : : "r"(tagged), "r"(p) : "memory");
+}
+
+static unsigned long tag_of(const char *p)
+{
+	unsigned long tagged = (unsigned long)p;
+
+	asm volatile(".arch_extension memtag\n\tldg %0, [%1]" : "+r"(tagged) : "r"(p) : "memory");
+	return tagged >> 56 & 15;
+}
+
+/* A page has its memory tags still when others with its content are merged */
+TEST_F(ksm_rmap, merge_keeps_memory_tags)
+{
+	enum { NR = 3 };	/* pages, two of them with the same tags */
+	struct mapping m[] = { { 0, new_area(1) }, { 0, new_area(1) } };
+	char *area = map_area(NR);
+
+	ASSERT_NE(NULL, area);
+	if (mprotect(area, NR * self->page, PROT_READ | PROT_WRITE | PROT_TAGGED))
+		SKIP(return, "no memory tags: needs CONFIG_ARM64_MTE, and a CPU with that");
+	fill_page(m[0].addr, 7);
+	fill_page(m[1].addr, 7);
+	for (int i = 0; i < NR; i++) {
+		char *p = area + i * self->page;
+
+		fill_page(p, 7);
+		/* An emulator may have none for memory that was added later */
+		if (!access(NODE1, F_OK))
+			page_move_to_node(0, p, 1);
+		for (size_t at = 0; at < self->page; at += GRANULE)
+			set_tag(p + at, 5 + i / 2);
+		if (tag_of(p) != 5 + i / 2)
+			SKIP(return, "this memory has no tags");
+	}
+
+	ASSERT_OK(merge(m, ARRAY_SIZE(m)));
+	ASSERT_TRUE(ksm_scan(3));
+	for (int i = 0; i < NR; i++) {
+		char *p = area + i * self->page;
+		size_t lost = 0;
+
+		for (size_t at = 0; at < self->page; at += GRANULE)
+			lost += tag_of(p + at) != 5 + i / 2;
+		EXPECT_EQ(0, lost) {
+			TH_LOG("page %d", i);
+		}
+		EXPECT_TRUE(page_holds(p, 7));
+	}
+	ASSERT_OK(check_found(m, ARRAY_SIZE(m), 7));
+}
+#endif
+
 /* UFFDIO_MOVE moves no page that is shared; and a zero page, but that is not KSM's then */
 TEST_F(ksm_rmap, uffdio_move)
 {
