@@ -323,14 +323,14 @@ static void set_tag(char *p, unsigned long tag)
 {
 	const unsigned long tagged = (unsigned long)p | tag << 56;
 
-	asm volatile(".arch_extension memtag\n\tstg %0, [%1]" : : "r"(tagged), "r"(p) : "memory");
+	asm volatile(".arch armv8.5-a+memtag\n\tstg %0, [%1]" : : "r"(tagged), "r"(p) : "memory");
 }
 
 static unsigned long tag_of(const char *p)
 {
 	unsigned long tagged = (unsigned long)p;
 
-	asm volatile(".arch_extension memtag\n\tldg %0, [%1]" : "+r"(tagged) : "r"(p) : "memory");
+	asm volatile(".arch armv8.5-a+memtag\n\tldg %0, [%1]" : "+r"(tagged) : "r"(p) : "memory");
 	return tagged >> 56 & 15;
 }
 
