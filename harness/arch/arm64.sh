@@ -20,7 +20,7 @@ share() { # NAME FOLDER
 }
 
 guest_command() {
-	local half node machine extra=0 args
+	local half node machine more='' args
 	# A node a CPU, if there are two; the clock's ticks are nanoseconds, to count each instruction.
 	# With tags of memory. The host's own algorithm signs pointers faster than the one that is real
 	half=$(($(numfmt --from=iec --to-unit=1048576 "$memory") / 2))
@@ -32,11 +32,11 @@ guest_command() {
 	# What is there at boot cannot be taken offline. What can has no tags, which KASAN would miss;
 	# and is added at any time, which instructions are counted without
 	if [ "$PURPOSE" != debug ] && [ -z "$icount" ]; then
-		extra=1024
-		machine+=(-object "memory-backend-ram,id=extra,size=${extra}M"
-			-device "virtio-mem-pci,memdev=extra,requested-size=${extra}M")
+		more=,maxmem=$((2 * half + 1024))M,slots=1
+		machine+=(-object memory-backend-ram,id=more,size=1G
+			-device virtio-mem-pci,memdev=more,requested-size=1G)
 	fi
-	machine+=(-m "$((2 * half))M,maxmem=$((2 * half + extra))M,slots=1")
+	machine+=(-m "$((2 * half))M$more")
 	[ -z "$icount" ] || machine+=(-icount shift=0,sleep=off)
 
 	# With pages of 64 KiB, a huge page has 512 MiB by default
