@@ -40,6 +40,8 @@ LINUX=/path/to/tree        a kernel tree of yours (copied, never written to); it
 KSFT="ksm ksm_rmap"        only these categories of the mm selftests
 ARCH=i386                  kselftest: the tests of KSM's reverse mapping, on kernels
                            for 32-bit x86, with PAE and without
+ARCH=arm64                 make, build, kselftest of KSM and rmap, soak, mutants, results: on arm64,
+                           emulated, with pages of 4 KiB; with PAGES=64k, of 64 KiB
 FLAVOR=debug               kernels with KASAN, lockdep, kmemleak, allocations that fail,
                            and CONFIG_DEBUG_VM_KSM_RMAP, for kselftest and soak
 FLAVOR=kcsan               the same with KCSAN: data races of mm/ksm.c
@@ -54,11 +56,22 @@ ACCEL=tcg                  boot without KVM even where it works
 endef
 
 TARGETS ?= mm
-ifneq ($(filter-out i386 x86 x86_64,$(ARCH)),)
-$(error ARCH=$(ARCH): leave it out, or say i386)
+ifneq ($(filter-out i386 arm64 x86 x86_64,$(ARCH)),)
+$(error ARCH=$(ARCH): leave it out, or say i386 or arm64)
 endif
 ifneq ($(and $(filter i386,$(ARCH)),$(filter-out kselftest,$(or $(MAKECMDGOALS),all))),)
 $(error ARCH=i386 is for kselftest; leave it out)
+endif
+ifneq ($(and $(filter arm64,$(ARCH)),$(filter-out all build unpatched patched kselftest soak mutants results help, \
+	$(or $(MAKECMDGOALS),all))),)
+$(error ARCH=arm64 is for make, build, kselftest, soak, mutants and results; leave it out)
+endif
+ifneq ($(if $(filter arm64,$(ARCH)),$(filter-out 4k 64k,$(PAGES)),$(PAGES)),)
+$(error PAGES=$(PAGES): leave it out, or say ARCH=arm64 PAGES=64k)
+endif
+ifeq ($(ARCH),arm64)
+override FLAVOR := arm64$(if $(filter 64k,$(PAGES)),-64k)$(if $(FLAVOR),-$(FLAVOR))
+export FLAVOR
 endif
 
 .PHONY: all kselftest check check-tool check-builds deb check-deb docs tree save mbox prefixes kunit soak coverage compare mutants \

@@ -6,12 +6,15 @@
 
 IMAGE=arch/x86/boot/bzImage
 BUILDS='bzImage modules'
+CONFIGS='x86 i386'
+KVM=y
+QEMU=qemu-system-i386
 STEPS=2000	# of a first build, about
 
 # A processor that has 32 bits, and NX with PAE
 guest_command() { # INITRAMFS
 	# shellcheck disable=SC2206 # words
-	GUEST=(qemu-system-i386 -accel "$accel" -cpu coreduo -smp "$cpus" -m "$memory" -display none
+	GUEST=("$QEMU" -accel "$accel" -cpu coreduo -smp "$cpus" -m "$memory" -display none
 		-nic none -no-reboot -kernel "$build/$IMAGE" -initrd "$1" -serial stdio
 		-serial "file:$console" $qemu
 		-append "console=ttyS1 ignore_loglevel panic=-1 rdinit=/init $kernel_args")

@@ -6,6 +6,7 @@
 
 IMAGE=linux
 BUILDS=linux
+CONFIGS=um
 STEPS=900	# of a first build, about
 
 # Its memory is a file that is mapped. With seccomp it may have several CPUs, each a thread of this
@@ -15,5 +16,5 @@ guest_command() {
 	GUEST=(bash -c 'console=$1; shift; exec "$@" 3>&1 >"$console" 2>&1' boot "$console"
 		"$build/linux" "mem=$memory" root=/dev/root rootfstype=hostfs ro seccomp=on
 		"ncpus=$cpus" con=null "con0=null,fd:1" "con1=null,fd:3"
-		init="$ROOT/harness/guest/uml.sh" $kernel_args -- "$@")
+		init="$ROOT/harness/guest/init.sh" output=/dev/tty1 $kernel_args -- "$@")
 }

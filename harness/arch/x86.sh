@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034,SC2154
+# shellcheck shell=bash disable=SC2034,SC2100,SC2154
 # SPDX-License-Identifier: GPL-2.0
 #
 # x86-64, as virtme-ng boots it: on this machine's own root file system, copy-on-write; or on a disk
@@ -6,6 +6,9 @@
 
 IMAGE=arch/x86/boot/bzImage
 BUILDS='bzImage modules'
+CONFIGS=x86
+KVM=y
+QEMU=qemu-system-x86_64
 STEPS=2200	# of a first build, about
 
 guest_command() {
@@ -27,7 +30,7 @@ guest_command() {
 	if [ -n "$disk" ]; then
 		[ "$accel" != kvm ] || qemu="$qemu -accel kvm -cpu host"
 		# shellcheck disable=SC2206 # words
-		GUEST=(qemu-system-x86_64 -smp "$cpus" -m "$memory" -display none -nic none -no-reboot -kernel "$image"
+		GUEST=("$QEMU" -smp "$cpus" -m "$memory" -display none -nic none -no-reboot -kernel "$image"
 			-initrd "$initrd" -drive "file=$disk,if=virtio,format=raw" -serial stdio -serial "file:$console"
 			$qemu -append "console=ttyS1 root=/dev/vda numa=fake=2 ignore_loglevel panic=-1 init=$1 $kernel_args")
 		return

@@ -79,7 +79,7 @@ if [ "$*" != ksm_rmap ]; then
 	done
 
 	# To put poisoned pages back
-	modprobe hwpoison_inject
+	[ -e /sys/kernel/debug/hwpoison ] || modprobe hwpoison_inject
 fi
 
 rc=0

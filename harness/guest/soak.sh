@@ -24,7 +24,11 @@ mkswap "$swap" >/dev/null
 swapon "$swap"
 
 # To put soft-offlined pages back
-modprobe hwpoison_inject
+[ -e /sys/kernel/debug/hwpoison ] || modprobe hwpoison_inject
+# Huge pages of sizes that are off by default, too
+for size in /sys/kernel/mm/transparent_hugepage/hugepages-{64,2048}kB/enabled; do
+	! grep -qs '\[never\]' "$size" || echo madvise >"$size"
+done
 # For memory.reclaim
 mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
 

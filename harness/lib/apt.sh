@@ -6,6 +6,8 @@
 # build/apt; the machine's own lists and sources are not touched.
 
 APT=$ROOT/build/apt
+# The architecture, as Debian calls it, whose packages are looked for
+DEB_ARCH=$(dpkg --print-architecture 2>/dev/null || :)
 
 as_root() {
 	if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
@@ -52,7 +54,7 @@ suite_open() { # SUITE
 	done
 	mkdir -p "$d/lists/partial" "$d/cache/archives/partial"
 	printf 'deb [signed-by=%s arch=%s] %s %s main\n' "$key" \
-		"$(dpkg --print-architecture)" "$uri" "$1" >"$d/sources.list"
+		"$DEB_ARCH" "$uri" "$1" >"$d/sources.list"
 	step "package list of $1" "$log" suite_apt "$1" apt-get update
 	[ "$RC" != 0 ] || return 0
 	! grep -q ' 404 ' "$log" || ! grep -q 'have a Release file' "$log" || return 1

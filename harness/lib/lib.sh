@@ -72,6 +72,8 @@ LINUX=${LINUX:-}
 BASE=${BASE:-6.12}
 if [ -n "$LINUX" ]; then B=$ROOT/build/user; else B=$ROOT/build/$BASE; fi
 FLAVOR=${FLAVOR:-}
+# shellcheck disable=SC2034 # for the caller
+OUT=out${FLAVOR:+-$FLAVOR}
 LOGS=$B/logs
 PATCHES=$ROOT/patches/$BASE
 export ROOT BASE LINUX FLAVOR B LOGS PATCHES
@@ -82,8 +84,19 @@ if ! mkdir -p "$ROOT/build" 2>/dev/null || [ ! -w "$ROOT/build" ]; then
 	die "$(id -un) cannot write to $ROOT/build: make a clone of your own, or make build a link to a folder of yours"
 fi
 
-case $FLAVOR in
-'' | debug | kcsan | coverage) ;;
+# A flavor is a machine, if it is another than this one, and a purpose, if it is another than
+# to be tested: arm64-64k-debug
+PURPOSE=$(grep -oxE 'debug|kcsan|coverage' <<<"${FLAVOR##*-}" || :)
+MACHINE=${FLAVOR%"$PURPOSE"}
+MACHINE=${MACHINE%-}
+case $MACHINE in
+'') ;;
+arm64 | arm64-64k)
+	case $PURPOSE in
+	'' | debug) ;;
+	*) die "FLAVOR=$PURPOSE is for x86-64 only; leave ARCH out" ;;
+	esac
+	;;
 i386 | i386-pae | um) # for scripts that build these, with another script
 	[ -n "${KSM_RMAP_SUB:-}" ] ||
 		die "FLAVOR=$FLAVOR is for other targets to use: say ARCH=i386, or make bench" ;;
@@ -94,18 +107,22 @@ esac
 base_get() { sed -n "s/^$1:[[:space:]]*//p" "$ROOT/bases/$BASE/base"; }
 
 # What there is to know of an architecture, by the kernel's ARCH, or of that which a kernel was
-# built for
+# built for. Without another root, the guest has this machine's
+# shellcheck disable=SC2034 # for the caller
 use_arch() { # NAME
-	# shellcheck disable=SC2034 # for the caller
-	ARCH_NAME=$1
+	ARCH_NAME=$1 KVM='' CROSS='' GUEST_ROOT=''
 	# shellcheck source=harness/arch/x86.sh
 	. "$ROOT/harness/arch/$1.sh"
+	# For the kernel's make, where it is not of this machine
+	CROSS_MAKE=()
+	[ -z "$CROSS" ] || CROSS_MAKE=(ARCH="$1" CROSS_COMPILE="$CROSS")
 }
 arch_of() { # BUILD
 	local name
 	name=$(sed -n 's|^# Linux/\([a-z0-9_]*\) .*|\1|p' "$1/.config" 2>/dev/null || :)
 	use_arch "${name:-x86}"
 }
+case $MACHINE in '') use_arch x86 ;; *) use_arch "${MACHINE%%-*}" ;; esac
 
 # ---- the way out -----------------------------------------------------------
 
@@ -220,7 +237,10 @@ sub() {
 	[ $rc = 0 ] || { SAID=1; exit $rc; }	# it has said why
 }
 
-need() { sub "$ROOT/harness/deps" "$@"; }
+need() {
+	sub "$ROOT/harness/deps" "$@" ${CROSS:+"$ARCH_NAME"}
+	[ -z "$CROSS" ] || sub "$ROOT/harness/cross"
+}
 
 # ---- one run at a time -----------------------------------------------------
 

@@ -5,7 +5,7 @@
 # lib.sh; accel_of comes first.
 # shellcheck disable=SC2034 # some is for those who source it
 
-BENCH=$B/bench/ksm_rmap_bench
+BENCH=$B/bench${MACHINE:+-$MACHINE}/ksm_rmap_bench
 
 # VMAs, sharers, forks, walks measured, mode and options. One sharer is an anonymous page, whose
 # walk is the limit; -p: other processes with pages of their own, not forks
@@ -16,11 +16,12 @@ CASES='1,2,0,9 1,256,0,9 100,2,0,9 100,256,0,9 1000,2,0,9 1000,256,0,5
 
 # The mm Makefile builds all, or what is named in full. ksm_tests is for make bench
 make_bench() {
-	local linux=$B/linux
-	mkdir -p "$B/bench" && make -C "$linux" -s O=out headers &&
-		make -C "$linux/tools/testing/selftests/mm" \
-			OUTPUT="$B/bench" KHDR_INCLUDES="-isystem $linux/out/usr/include" \
-			"$BENCH" "$B/bench/ksm_tests"
+	local linux=$B/linux bench=${BENCH%/*}
+	mkdir -p "$bench" && make -C "$linux" -s O="$OUT" "${CROSS_MAKE[@]}" headers &&
+		make -C "$linux/tools/testing/selftests/mm" "${CROSS_MAKE[@]}" \
+			${GUEST_ROOT:+USERCFLAGS="--sysroot=$GUEST_ROOT"} \
+			OUTPUT="$bench" KHDR_INCLUDES="-isystem $linux/$OUT/usr/include" \
+			"$BENCH" "$bench/ksm_tests"
 }
 build_bench() { run 'building the benchmark' "$LOGS/bench.log" make_bench; }
 

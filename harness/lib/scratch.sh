@@ -4,7 +4,7 @@
 # A kernel tree to try things in: a copy of one of the two, objects included, in
 # build/BASE/scratch. Sourced after lib.sh.
 
-[ -z "$FLAVOR" ] || die "FLAVOR=$FLAVOR is for make kselftest; leave it out"
+[ -z "$PURPOSE" ] || die "FLAVOR=$PURPOSE is for make kselftest; leave it out"
 S=$B/scratch
 TEMPS+=("$S")
 
@@ -13,13 +13,17 @@ TEMPS+=("$S")
 scratch_from() { # TREE: linux or base
 	rm -rf "$S" &&
 		rsync -a --link-dest="$B/$1" --exclude='/out*' --exclude=/.git "$B/$1/" "$S/" &&
-		cp -a "$B/$1/out" "$S/out"
+		cp -a "$B/$1/$OUT" "$S/out"
 }
 
+# Without a target: the kernel
 scratch_make() {
-	make -C "$S" O=out LOCALVERSION= KBUILD_BUILD_TIMESTAMP='2000-01-01' \
+	local targets
+	read -ra targets <<<"$BUILDS"
+	[ $# = 0 ] || targets=("$@")
+	make -C "$S" O=out "${CROSS_MAKE[@]}" LOCALVERSION= KBUILD_BUILD_TIMESTAMP='2000-01-01' \
 		KBUILD_BUILD_VERSION=1 KBUILD_BUILD_USER=ksm KBUILD_BUILD_HOST=rmap \
-		-j"$(nproc)" "$@"
+		-j"$(nproc)" "${targets[@]}"
 }
 
 # Boots the kernel there, runs the ksm_rmap selftest as it is at the end of the

@@ -10,25 +10,28 @@
 KERNEL=${KERNEL:-patched}
 case $KERNEL in patched | unpatched) ;; *) die "KERNEL=$KERNEL: leave it out, or say unpatched" ;; esac
 SELFTESTS=$B/linux/tools/testing/selftests
-KNOWN=$ROOT/bases/$BASE/known.txt
+KSELFTEST=$B/kselftest${MACHINE:+-$MACHINE}
+KNOWN=$ROOT/bases/$BASE/known${CROSS:+-$ARCH_NAME}.txt
 
 # Leaves the kernel's build folder in KERNEL_BUILD
 build_kernel() {
 	[ -z "${KERNEL_BUILD:-}" ] || return 0
 	sub "$ROOT/harness/build" "$KERNEL"
 	# The selftests, and a module of theirs, are built against it
-	[ "$KERNEL" = patched ] || sub env FLAVOR='' "$ROOT/harness/build" patched
+	[ "$KERNEL" = patched ] || sub env FLAVOR="$MACHINE" "$ROOT/harness/build" patched
 	KERNEL_BUILD=$B/$KERNEL${FLAVOR:+-$FLAVOR}
 }
 
 # FORCE_TARGETS: a test that does not build must not just be missing. A module of theirs
 # fits only the kernel that it is built against
 make_selftests() {
-	local out=out
-	[ -z "$FLAVOR" ] || [ "$KERNEL" != patched ] || out=out-$FLAVOR
-	make -C "$B/linux" -s O="$out" headers &&
-		make -C "$SELFTESTS" -j"$(nproc)" O="$B/linux/$out" TARGETS=mm \
-			FORCE_TARGETS=1 INSTALL_PATH="$B/kselftest" install
+	local flavor=$FLAVOR out
+	[ "$KERNEL" = patched ] || flavor=$MACHINE
+	out=out${flavor:+-$flavor}
+	make -C "$B/linux" -s O="$out" "${CROSS_MAKE[@]}" headers &&
+		make -C "$SELFTESTS" -j"$(nproc)" O="$B/linux/$out" "${CROSS_MAKE[@]}" \
+			${GUEST_ROOT:+USERCFLAGS="--sysroot=$GUEST_ROOT"} \
+			TARGETS=mm FORCE_TARGETS=1 INSTALL_PATH="$KSELFTEST" install
 }
 
 build_selftests() { run 'building the selftests' "$LOGS/selftests.log" make_selftests; }
@@ -63,7 +66,7 @@ test_in_guest() { # OUT SHOW SCRIPT ARG...
 	in_guest() {
 		"$ROOT/harness/lib/boot" --limit "$LIMIT" --memory 4G --console "$out/console" --qemu "${QEMU_OPTIONS:-}" \
 			"$KERNEL_BUILD" env KSM_O="$KERNEL_BUILD/mm/ksm.o" KSM_RMAP_ARGS="${KSM_RMAP_ARGS:-}" \
-			"$ROOT/harness/guest/$script" "$B/kselftest/mm" "$@" |
+			"$ROOT/harness/guest/$script" "$KSELFTEST/mm" "$@" |
 			"$show" "$out/log"
 	}
 	in_group in_guest "$@"

@@ -23,19 +23,23 @@ src_of() { if [ "$1" = patched ]; then echo "$B/linux"; else echo "$B/base"; fi;
 # Which verb wrote a result, of what, and where. The tree's hash is that of the code: messages
 # of patches do not change it
 written_by() { # VERB
-	printf "Written by \`make %s\`: %s with %d patches (tree %.12s), gcc %s, %s, %d CPUs, %s." "$1" "$(cat "$B/version")" \
-		"$(series_patches | wc -l)" "$(tgit rev-parse 'HEAD^{tree}')" "$(gcc -dumpfullversion)" \
-		"$(qemu-system-x86_64 --version | sed -n 's/^\(QEMU\) emulator version \([0-9.]*\).*/\1 \2/p')" \
+	local verb=$1
+	case $MACHINE in *-64k) verb="PAGES=64k $verb" ;; esac
+	[ -z "$CROSS" ] || verb="ARCH=$ARCH_NAME $verb"
+	printf "Written by \`make %s\`: %s with %d patches (tree %.12s), gcc %s, %s, %d CPUs, %s." "$verb" "$(cat "$B/version")" \
+		"$(series_patches | wc -l)" "$(tgit rev-parse 'HEAD^{tree}')" "$("${CROSS}gcc" -dumpfullversion)" \
+		"$("$QEMU" --version | sed -n 's/^\(QEMU\) emulator version \([0-9.]*\).*/\1 \2/p')" \
 		"$(nproc)" "$(date +%F)"
 }
 
-# Copies a FILE that a verb has written to results/BASE. Those are of this project's bases, not of
-# a tree of the user's
+# Copies a FILE that a verb has written to results/BASE, or a machine's folder there. Those are of
+# this project's bases, not of a tree of the user's
 keep_result() { # FILE
+	local results=results/$BASE${MACHINE:+/$MACHINE}
 	[ -z "$LINUX" ] || return 0
-	mkdir -p "$ROOT/results/$BASE"
-	cp "$1" "$ROOT/results/$BASE/"
-	say "saved in results/$BASE/${1##*/}"
+	mkdir -p "$ROOT/$results"
+	cp "$1" "$ROOT/$results/"
+	say "saved in $results/${1##*/}"
 }
 
 # Puts a FILE between two lines of the README, <!-- NAME --> and the next <!-- end -->

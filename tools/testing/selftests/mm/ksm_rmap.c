@@ -26,6 +26,10 @@
 #include "ksm_rmap_checks.h"
 #include "ksm_rmap_fixture.h"
 
+#ifndef KPF_THP
+#define KPF_THP		(1ULL << 22)	/* older kernels' vm_util.h has none */
+#endif
+
 TEST_F(ksm_rmap, merge_two_pages)
 {
 	struct mapping m[] = { { 0, self->one }, { 0, new_area(1) } };
@@ -86,30 +90,45 @@ TEST_F_TIMEOUT(ksm_rmap, merge_among_hundreds_of_vmas, SLOW)
 	ASSERT_OK(check_found(m, ARRAY_SIZE(m), 1));
 }
 
-/* Equal pages of two huge pages, which have to be split to be merged */
-TEST_F_TIMEOUT(ksm_rmap, merge_parts_of_huge_pages, SLOW)
+static void merge_parts(struct __test_metadata *_metadata, size_t size)
 {
-	const size_t size = 2UL << 20, nr = size / self->page;
+	const size_t page = psize(), nr = size / page;
 	char *area, *base = mmap(NULL, 3 * size, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int huge = 0;
 
 	ASSERT_NE(MAP_FAILED, base);
 	area = base + -(uintptr_t)base % size;
 	if (madvise(area, 2 * size, MADV_HUGEPAGE))
 		SKIP(return, "no huge pages: needs CONFIG_TRANSPARENT_HUGEPAGE");
 	for (size_t i = 0; i < 2 * nr; i++)
-		fill_page(area + i * self->page, 1000 + i % nr);
+		fill_page(area + i * page, 1000 + i % nr);
+	for (size_t i = 0; i < 2; i++)
+		huge += !!(kpageflags_of(pfn_of(getpid(), area + i * size)) & KPF_THP);
+	TH_LOG("%d of 2 are huge pages of %zu KiB", huge, size >> 10);
 	ASSERT_EQ(0, madvise(area, 2 * size, MADV_MERGEABLE));
 	ASSERT_TRUE(ksm_scan(4));
-	for (size_t i = 0; i < nr; i += nr / 16) {
+	for (size_t i = 0; i < nr; i += nr < 16 ? 1 : nr / 16) {
 		const struct mapping m[] = {
-			{ 0, area + i * self->page },
-			{ 0, area + size + i * self->page },
+			{ 0, area + i * page },
+			{ 0, area + size + i * page },
 		};
 
 		ASSERT_OK(merge(m, ARRAY_SIZE(m)));
 		ASSERT_OK(check_found(m, ARRAY_SIZE(m), 1000 + i));
 	}
+	ASSERT_EQ(0, munmap(base, 3 * size));
+}
+
+/*
+ * Equal pages of two huge pages, which have to be split to be merged: of all sizes
+ * that ksm_rmap.sh sees to
+ */
+TEST_F_TIMEOUT(ksm_rmap, merge_parts_of_huge_pages, SLOW)
+{
+	merge_parts(_metadata, 2UL << 20);
+	if (self->page < 64UL << 10)
+		merge_parts(_metadata, 64UL << 10);
 }
 
 enum { MERGED, WRITTEN, UNMERGED };
@@ -293,6 +312,67 @@ TEST_F(ksm_rmap, merge_keeps_uffd_rwp)
 	}
 	ASSERT_EQ(2, ksm_get_self_zero_pages());
 	close(uffd);
+}
+#endif
+
+#ifdef __aarch64__
+#define PROT_TAGGED	0x20	/* PROT_MTE */
+#define GRANULE		16	/* bytes that have one memory tag */
+
+static void set_tag(char *p, unsigned long tag)
+{
+	const unsigned long tagged = (unsigned long)p | tag << 56;
+
+	asm volatile(".arch armv8.5-a+memtag\n\tstg %0, [%1]" : : "r"(tagged), "r"(p) : "memory");
+}
+
+static unsigned long tag_of(const char *p)
+{
+	unsigned long tagged = (unsigned long)p;
+
+	asm volatile(".arch armv8.5-a+memtag\n\tldg %0, [%1]" : "+r"(tagged) : "r"(p) : "memory");
+	return tagged >> 56 & 15;
+}
+
+/* A page has its memory tags still when others with its content are merged */
+TEST_F(ksm_rmap, merge_keeps_memory_tags)
+{
+	enum { NR = 3 };	/* pages, two of them with the same tags */
+	struct mapping m[] = { { 0, new_area(1) }, { 0, new_area(1) } };
+	char *area = map_area(NR);
+
+	ASSERT_NE(NULL, area);
+	if (mprotect(area, NR * self->page, PROT_READ | PROT_WRITE | PROT_TAGGED))
+		SKIP(return, "no memory tags: needs CONFIG_ARM64_MTE, and a CPU with that");
+	fill_page(m[0].addr, 7);
+	fill_page(m[1].addr, 7);
+	for (int i = 0; i < NR; i++) {
+		char *p = area + i * self->page;
+
+		fill_page(p, 7);
+		/* An emulator may have none for memory that was added later */
+		if (!access(NODE1, F_OK))
+			page_move_to_node(0, p, 1);
+		for (size_t at = 0; at < self->page; at += GRANULE)
+			set_tag(p + at, 5 + i / 2);
+		if (tag_of(p) != 5 + i / 2)
+			SKIP(return, "this memory has no tags");
+	}
+
+	ASSERT_OK(merge(m, ARRAY_SIZE(m)));
+	ASSERT_TRUE(ksm_scan(3));
+	for (int i = 0; i < NR; i++) {
+		char *p = area + i * self->page;
+		size_t lost = 0;
+
+		for (size_t at = 0; at < self->page; at += GRANULE)
+			lost += tag_of(p + at) != 5 + i / 2;
+		EXPECT_EQ(0, lost) {
+			TH_LOG("page %d", i);
+		}
+		EXPECT_TRUE(page_holds(p, 7));
+	}
+	ASSERT_OK(check_found(m, ARRAY_SIZE(m), 7));
 }
 #endif
 

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Runs the tests of KSM's reverse mapping with what they ask for: swap, memory cgroups,
-# and a way to put poisoned pages back.  Provides what is missing, if this machine can
-# have it, and takes it away in the end.  Arguments, such as -t TEST, go to each of the
-# programs, which have different tests.
+# huge pages, and a way to put poisoned pages back.  Provides what is missing, if this
+# machine can have it, and takes it away in the end.  Arguments, such as -t TEST, go to
+# each of the programs, which have different tests.
 
 set -u
 cgroups=/sys/fs/cgroup
 hwpoison=/sys/kernel/debug/hwpoison
+sizes=/sys/kernel/mm/transparent_hugepage/hugepages-
 swap=
 zram=
 zram_module=
@@ -16,6 +17,7 @@ file=
 mounted=
 controller=
 hwpoison_module=
+huge=
 
 # Somebody may be looking at a device that is new
 remove_zram() {
@@ -36,6 +38,7 @@ restore() {
 	[ -z "$controller" ] || echo -memory >$cgroups/cgroup.subtree_control
 	[ -z "$mounted" ] || umount $cgroups
 	[ -z "$hwpoison_module" ] || modprobe -r hwpoison_inject
+	for size in $huge; do echo never >"$sizes$size/enabled"; done
 }
 trap restore EXIT
 trap 'exit 1' INT TERM HUP
@@ -69,6 +72,13 @@ fi
 if [ ! -d $hwpoison ]; then
 	modprobe -q hwpoison_inject && hwpoison_module=1
 fi
+
+# Sizes other than the CPU's own are off by default; that is 512 MiB with pages of 64 KiB
+for size in 64kB 2048kB; do
+	if grep -qs '\[never\]' "$sizes$size/enabled"; then
+		echo madvise >"$sizes$size/enabled" && huge="$huge $size"
+	fi
+done
 
 failed=0
 stopped=

@@ -15,10 +15,25 @@
 #include "ksm_rmap_checks.h"
 #include "ksm_rmap_fixture.h"
 
-/* Leave holes in 64 MiB of memory, wherever that is */
+/* Returns: pages of a pageblock, which may be more than 64 MiB where a page is 64 KiB */
+static size_t pageblock_pages(void)
+{
+	unsigned int order = 0;
+	FILE *info = fopen("/proc/pagetypeinfo", "r");
+
+	if (info) {
+		if (fscanf(info, "Page block order: %u", &order) != 1)
+			order = 0;
+		fclose(info);
+	}
+	return 1UL << order;
+}
+
+/* Leave holes in 64 MiB of memory, wherever that is, or in more than one pageblock */
 static void make_holes(struct __test_metadata *_metadata)
 {
-	const size_t nr = (64 << 20) / psize();
+	const size_t least = (64 << 20) / psize(), block = pageblock_pages();
+	const size_t nr = block < least ? least : block + block / 2;
 	char *bulk = map_apart(nr);
 
 	ASSERT_NE(NULL, bulk);
@@ -512,7 +527,10 @@ TEST_F_TIMEOUT(ksm_rmap, memory_offline, SLOW)
 		SKIP(return, "needs CONFIG_MEMORY_HOTREMOVE");
 	size = strtoul(text, NULL, 16);
 	ASSERT_NE(NULL, area);
-	/* Over several blocks, of which some cannot be taken: the kernel is there */
+	/*
+	 * Over several blocks, and nodes, of which some cannot be taken: the kernel is
+	 * there, or the architecture takes none that was there at boot
+	 */
 	write_pages(area, NR * apart);
 	/* ksmd need not look at all of them */
 	ASSERT_EQ(0, madvise(area, NR * apart * self->page, MADV_UNMERGEABLE));
@@ -521,6 +539,8 @@ TEST_F_TIMEOUT(ksm_rmap, memory_offline, SLOW)
 			m[i][j] = (struct mapping){ 0, area + (i * apart + j) *
 						    self->page };
 			fill_page(m[i][j].addr, 1000 + i);
+			if (!access(NODE1, F_OK))
+				page_move_to_node(0, m[i][j].addr, i % 2);
 			ASSERT_OK(ask(0, OP_MERGEABLE, m[i][j].addr, 0));
 		}
 	}

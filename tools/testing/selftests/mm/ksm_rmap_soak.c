@@ -607,7 +607,8 @@ static void help(const char *self)
 	       "  -s  seed, from the time by default; prints it\n"
 	       "  -t  how long to run, default 60 seconds\n"
 	       "  -n  the same as a number of operations, of all processes\n"
-	       "  -p  processes, up to %d, default 4; their children not counted\n"
+	       "  -p  processes, up to %d, default 4, or 2 if a page is 64 KiB;\n"
+	       "      their children not counted\n"
 	       "  -c  operations from one checkpoint to the next, default 20000\n"
 	       "  -x  kinds of operations to leave out, separated by commas, of\n"
 	       "      %s\n"
@@ -619,7 +620,9 @@ static void help(const char *self)
 int main(int argc, char **argv)
 {
 	struct options o = {
-		.seed = time(NULL), .seconds = 60, .roots = 4, .every = 20000,
+		.seed = time(NULL), .seconds = 60, .every = 20000,
+		/* Each has up to six children, and 128 MiB if a page is 64 KiB */
+		.roots = psize() < 65536 ? 4 : 2,
 	};
 	const char *missing;
 	int option, status;

@@ -23,11 +23,11 @@
 #include "ksm_rmap_util.h"
 #include "ksm_rmap_soak.h"
 
-#define FILE_PAGES	(4 * NR_SLOTS)
 #define MAX_RANGE	16	/* pages of an operation */
 #define NR_TAGS		40	/* contents that are there often */
 
-#define HUGE_SIZE	(2UL << 20)	/* bytes: a huge page, where there are such */
+/* Bytes: a huge page, of the CPU's own or of a size that can be switched on */
+#define HUGE_SIZE	(2UL << 20)
 
 #define RECLAIM		"/sys/fs/cgroup/memory.reclaim"
 
@@ -45,6 +45,7 @@ uint64_t excluded;
 static struct slot slots[NR_SLOTS];
 static char *area;
 static int file_fd, zero_fd;
+static unsigned int file_pages;	/* 4 * NR_SLOTS, or less where these are large */
 static unsigned int children;
 
 uint64_t mix(uint64_t a, uint64_t b)
@@ -309,7 +310,7 @@ static bool op_grow(struct random *r, unsigned int first, unsigned int n)
 	unsigned int more = run_of(last + 1, n, false);
 	const struct slot *s = &slots[last];
 
-	if (s->file && s->file + more > FILE_PAGES)
+	if (s->file && s->file + more > file_pages)
 		more = 0;
 	if (!more || sys_mremap(at(last), psize(), (1 + more) * psize(), 0,
 				NULL) == MAP_FAILED)
@@ -438,7 +439,7 @@ static bool op_fork(struct random *r, unsigned int first, unsigned int n)
 
 static bool map(struct random *r, unsigned int first, unsigned int n)
 {
-	const unsigned int kind = pick(r, 8), any = 1 + pick(r, FILE_PAGES - n);
+	const unsigned int kind = pick(r, 8), any = 1 + pick(r, file_pages - n);
 	/* Private /dev/zero is anonymous, but its offsets are those of a file */
 	const unsigned int page = kind < 2 ? any : 0;
 	const bool anon = kind > 2;
@@ -771,6 +772,7 @@ void set_up_slots(void)
 {
 	char *page = malloc(psize());
 
+	file_pages = (4 * NR_SLOTS << 12) / psize();
 	/* Not mapped yet when the processes are forked: no family of them all */
 	area = mmap(NULL, NR_SLOTS * psize() + HUGE_SIZE, PROT_NONE,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -780,7 +782,7 @@ void set_up_slots(void)
 	file_fd = memfd_create("ksm_rmap_soak", 0);
 	if (area == MAP_FAILED || !page || file_fd < 0 || zero_fd < 0)
 		ksft_exit_fail_perror("set up");
-	for (unsigned int i = 1; i <= FILE_PAGES; i++) {
+	for (unsigned int i = 1; i <= file_pages; i++) {
 		fill_page(page, file_tag(i));
 		if (write(file_fd, page, psize()) != (ssize_t)psize())
 			ksft_exit_fail_perror("write");
