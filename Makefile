@@ -41,7 +41,8 @@ KSFT="ksm ksm_rmap"        only these categories of the mm selftests
 ARCH=i386                  kselftest: the tests of KSM's reverse mapping, on kernels
                            for 32-bit x86, with PAE and without
 ARCH=arm64                 make, build, kselftest of KSM and rmap, soak, mutants, results: on arm64,
-                           emulated, with pages of 4 KiB; with PAGES=64k, of 64 KiB
+                           emulated, with pages of 4 KiB; with PAGES=64k, of 64 KiB. New: not one
+                           of these has been run to its end yet
 FLAVOR=debug               kernels with KASAN, lockdep, kmemleak, allocations that fail,
                            and CONFIG_DEBUG_VM_KSM_RMAP, for kselftest and soak
 FLAVOR=kcsan               the same with KCSAN: data races of mm/ksm.c
