@@ -27,7 +27,7 @@
 #include "ksm_rmap_fixture.h"
 
 #ifndef KPF_THP
-#define KPF_THP		(1ULL << 22)	/* older kernels' vm_util.h has none */
+#define KPF_THP		0x400000ULL	/* bit 22; vm_util.h of older kernels has none */
 #endif
 
 TEST_F(ksm_rmap, merge_two_pages)
