@@ -9,7 +9,7 @@ make kselftest TARGETS=mm  the kernel's mm selftests with ours, in the patched k
 make check                 checks of the series and the harness; no kernel is built
 make tree                  build/6.12/linux: the base and the series, as git commits
 make save                  the commits of that tree back into patches/ and new files
-make mbox                  the series as mail, and as one file for git am: takes git alone
+make mbox                  the series as mail, and as one file for git am: needs only git
 make check-builds          compiles what the series changes in configurations that no test
                            boots: without swap, NUMA, ..., with clang, PREEMPT_RT
 make docs                  the documents that the series changes, as HTML: nothing may warn

@@ -153,11 +153,12 @@ kill_child() {
 
 on_signal() {
 	trap '' INT TERM HUP
+	[ -n "${KSM_RMAP_SUB:-}" ] || printf '\n%s: interrupted; cleaning up ...\n' "$ME" >&8
 	[ -z "$TICKER" ] || kill "$TICKER" 2>/dev/null || :
 	kill_child
 	# The outermost script speaks for all
 	[ -n "${KSM_RMAP_SUB:-}" ] ||
-		printf '\n%s: interrupted; nothing is left half done, run it again to go on\n' "$ME" >&8
+		printf '%s: interrupted; nothing is left half done, run it again to go on\n' "$ME" >&8
 	exit "$1"
 }
 
