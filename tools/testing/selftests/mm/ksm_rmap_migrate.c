@@ -539,8 +539,8 @@ TEST_F_TIMEOUT(ksm_rmap, memory_offline, SLOW)
 			m[i][j] = (struct mapping){ 0, area + (i * apart + j) *
 						    self->page };
 			fill_page(m[i][j].addr, 1000 + i);
-			if (!access(NODE1, F_OK))
-				page_move_to_node(0, m[i][j].addr, i % 2);
+			if (i >= NR / 2 && !access(NODE1, F_OK))
+				page_move_to_node(0, m[i][j].addr, 1);
 			ASSERT_OK(ask(0, OP_MERGEABLE, m[i][j].addr, 0));
 		}
 	}
