@@ -343,7 +343,8 @@ class Live(unittest.TestCase):
                 text = f.read()
             status, out = live(self.log, text)
             self.assertEqual((status, self.saved()), (0, text), out)
-            lines = [" ".join(s.split()) for s in out.splitlines()]
+            # On a busy machine, it may take time
+            lines = [re.sub(r"\b\d+[.]\ds\b", "0.0s", " ".join(s.split())) for s in out.splitlines()]
             if name == "fail.tap":
                 self.assertEqual(lines, [
                     "[ 1] ok map_populate 0.0s", "[ 2] FAIL ksm_rmap 0.0s exit=1 FAILED: 2 / 3 tests "
