@@ -36,6 +36,9 @@ make_selftests() {
 
 build_selftests() { run 'building the selftests' "$LOGS/selftests.log" make_selftests; }
 
+# The programs with the tests of rmap, as the Makefile names them
+rmap_programs() { sed -n 's/^KSM_RMAP_TESTS [:+]= //p' "$SELFTESTS/mm/Makefile"; }
+
 # What is run, on what
 on_kernel() {
 	echo "on the ${KERNEL_BUILD##*/} kernel $(cat "$KERNEL_BUILD/include/config/kernel.release"), $(
