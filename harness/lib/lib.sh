@@ -4,7 +4,7 @@
 # What the driver scripts share. Source it right after `set -eu`:
 #
 #   say, warn, die     one line of progress, warning, error (die exits with 1)
-#   die_log LOG MSG    die, with the path and the end of a log
+#   die_log LOG MSG    die, with the path and the end of a log; die_build: of a build
 #   need GROUP...      the Debian packages of these groups (see harness/deps)
 #   run NAME LOG CMD.. a long step: shows that it is alive, output goes to LOG;
 #                      dies with the end of LOG when CMD fails
@@ -41,6 +41,12 @@ die_log() { # LOG MESSAGE
 	tail -n 15 "$1" | sed 's/^/    /' >&2
 	SAID=1
 	exit 1
+}
+
+# die with what the compiler or the linker said in the log, and its end
+die_build() { # LOG MESSAGE
+	grep -m5 -E 'error:|undefined reference|No space left' "$1" >&2 || :
+	die_log "$@"
 }
 
 # A tree of the user's takes the series for its version
