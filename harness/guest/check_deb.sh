@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # The first program of a guest that runs the packages of `make deb`, installed on its disk. Prints on
-# the first serial port what run_vmtests.sh would: one program's cases are this script's, the other
-# program is the tests of rmap. Then it switches the machine off.
+# the first serial port what run_vmtests.sh would: one program has this script's cases, the next the tests
+# of rmap, and the last removes the packages. Then it switches the machine off.
 #
 # check_deb --list: the files of the system, but for those that come and go with any package
 
