@@ -92,7 +92,7 @@ fi
 
 # A flavor is a machine, if it is another than this one, and a purpose, if it is another than
 # to be tested: arm64-64k-debug
-PURPOSE=$(grep -oxE 'debug|kcsan|coverage' <<<"${FLAVOR##*-}" || :)
+PURPOSE=$(grep -oxE 'debug|kcsan|coverage|traced' <<<"${FLAVOR##*-}" || :)
 MACHINE=${FLAVOR%"$PURPOSE"}
 MACHINE=${MACHINE%-}
 case $MACHINE in
