@@ -34,19 +34,39 @@ mount -t tmpfs tmpfs /tmp
 mount -o remount,rw / || end 1
 exec >/dev/ttyS0 2>&1
 
-# CASE COMMAND...: one result; what the command says is shown if it fails
-n=0 failed=0
-check() {
-	local name=$1 said
+# Each case is a function: one result; what it says is shown if it fails
+cases() { # CASE...
+	local n=0 failed=0 said
+	echo 'TAP version 13'
+	for c; do
+		n=$((n + 1))
+		if said=$("$c" 2>&1); then
+			echo "ok $n $c"
+		else
+			failed=1
+			# shellcheck disable=SC2001 # each line
+			sed 's/^/# /' <<<"$said"
+			echo "not ok $n $c"
+		fi
+	done
+	echo "1..$n"
+	return $failed
+}
+
+# Each program is one result, with its cases in it
+programs=0 status=0
+program() { # NAME COMMAND...
+	local name=$1 rc
 	shift
-	n=$((n + 1))
-	if said=$("$@" 2>&1); then
-		echo "# ok $n $name"
+	programs=$((programs + 1))
+	echo "# running ./$name"
+	"$@" 2>&1 | sed -u 's/^/# /'
+	rc=${PIPESTATUS[0]}
+	if [ "$rc" = 0 ]; then
+		echo "ok $programs $name"
 	else
-		failed=1
-		# shellcheck disable=SC2001 # each line
-		sed 's/^/# # /' <<<"$said"
-		echo "# not ok $n $name"
+		status=1
+		echo "not ok $programs $name # exit=$rc"
 	fi
 }
 
@@ -65,7 +85,11 @@ module_builds() {
 ksm_merges() {
 	echo 1 >/sys/kernel/mm/ksm/run && "$tests/ksm_rmap_bench" walk -v 100 -s 64 -r 3
 }
-walk_is_bounded() { ksm_rmap_check --json && ksm_rmap_check --json | grep '"walk": "bounded"'; }
+walk_is_bounded() {
+	ksm_rmap_check --json >/tmp/report && grep '"walk": "bounded"' /tmp/report && return
+	cat /tmp/report
+	return 1
+}
 packages_are_removed() {
 	local p
 	mapfile -t p < <(dpkg-query -W -f '${Package}\n' 'linux-image-*' 'linux-headers-*' ksm-rmap-tests)
@@ -78,30 +102,8 @@ nothing_is_left() {
 
 tests=/usr/libexec/ksm-rmap-tests
 echo 'TAP version 13'
-echo '# running ./check_deb'
-echo '# TAP version 13'
-check kernel_is_the_package kernel_is_the_package
-check root_is_the_disk root_is_the_disk
-check modules_load modules_load
-check module_builds module_builds
-check ksm_merges ksm_merges
-check walk_is_bounded walk_is_bounded
-echo "# 1..$n"
-if [ $failed = 0 ]; then echo 'ok 1 check_deb'; else echo 'not ok 1 check_deb # exit=1'; fi
-
-echo '# running ./ksm_rmap.sh'
-rc=0
-"$tests/ksm_rmap.sh" 2>&1 | sed -u 's/^/# /'
-rc=${PIPESTATUS[0]}
-if [ "$rc" = 0 ]; then echo 'ok 2 ksm_rmap.sh'; else echo "not ok 2 ksm_rmap.sh # exit=$rc"; fi
-
-echo '# running ./remove_deb'
-echo '# TAP version 13'
-n=0 failed_before=$failed failed=0
-check packages_are_removed packages_are_removed
-check nothing_is_left nothing_is_left
-echo "# 1..$n"
-if [ $failed = 0 ]; then echo 'ok 3 remove_deb'; else echo 'not ok 3 remove_deb # exit=1'; fi
-echo 1..3
-[ "$rc" = 0 ] && [ $failed = 0 ] && [ $failed_before = 0 ] && end 0
-end 1
+program check_deb cases kernel_is_the_package root_is_the_disk modules_load module_builds ksm_merges walk_is_bounded
+program ksm_rmap.sh "$tests/ksm_rmap.sh"
+program remove_deb cases packages_are_removed nothing_is_left
+echo "1..$programs"
+end $status
