@@ -26,10 +26,6 @@
 #include "ksm_rmap_checks.h"
 #include "ksm_rmap_fixture.h"
 
-#ifndef KPF_THP
-#define KPF_THP		0x400000ULL	/* bit 22; vm_util.h of older kernels has none */
-#endif
-
 TEST_F(ksm_rmap, merge_two_pages)
 {
 	struct mapping m[] = { { 0, self->one }, { 0, new_area(1) } };
@@ -270,6 +266,50 @@ TEST_F(ksm_rmap, merge_keeps_uffd_wp)
 	}
 	close(uffd);
 }
+
+#ifdef UFFD_FEATURE_RWP
+/* The next access to a page still traps after it is merged */
+TEST_F(ksm_rmap, merge_keeps_uffd_rwp)
+{
+	enum { NR = 4 };	/* pages: a pair, two of zeroes */
+	const int uffd = open_uffd(UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC);
+	char *area = new_area(NR);
+	struct mapping m[] = { { 0, area }, { 0, area + self->page } };
+	struct uffdio_register whole = {
+		.range = { (uintptr_t)area, NR * self->page },
+		.mode = UFFDIO_REGISTER_MODE_RWP,
+	};
+	struct uffdio_rwprotect protect = {
+		.range = whole.range,
+		.mode = UFFDIO_RWPROTECT_MODE_RWP,
+	};
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd that protects from accesses");
+	fill_page(area, 7);
+	fill_page(area + self->page, 7);
+	memset(area + 2 * self->page, 0, 2 * self->page);
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &whole));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_RWPROTECT, &protect));
+
+	write_num(KSM_SYSFS "use_zero_pages", 1);
+	ASSERT_OK(merge(m, ARRAY_SIZE(m)));
+	ASSERT_EQ(2, ksm_get_self_zero_pages());
+	for (int i = 0; i < NR; i++) {
+		char *p = area + i * self->page;
+
+		EXPECT_TRUE(pagemap_of(getpid(), p) & PM_UFFD_WP) {
+			TH_LOG("page %d is not protected", i);
+		}
+		FORCE_READ(*p);
+		EXPECT_FALSE(pagemap_of(getpid(), p) & PM_UFFD_WP) {
+			TH_LOG("page %d: no trap", i);
+		}
+	}
+	ASSERT_EQ(2, ksm_get_self_zero_pages());
+	close(uffd);
+}
+#endif
 
 #ifdef __aarch64__
 #define PROT_TAGGED	0x20	/* PROT_MTE */

@@ -21,6 +21,10 @@
 #define COMPACT_MEMORY	"/proc/sys/vm/compact_memory"
 #define DROP_CACHES	"/proc/sys/vm/drop_caches"
 
+#ifndef KPF_THP
+#define KPF_THP		0x400000ULL	/* bit 22; vm_util.h of older kernels has none */
+#endif
+
 #ifndef MADV_SOFT_OFFLINE
 #define MADV_SOFT_OFFLINE	101
 #endif
