@@ -159,6 +159,8 @@ static unsigned long obey(const struct request *req)
 		return advise(req, req->nr ?: 1, MADV_UNMERGEABLE);
 	case OP_FREE:
 		return advise(req, 1, MADV_FREE);
+	case OP_HUGEPAGE:
+		return advise(req, req->nr, MADV_HUGEPAGE);
 	case OP_HOLD:
 		return -hold_pages(holder, req->addr, req->nr ?: 1);
 	case OP_RELEASE:

@@ -42,6 +42,7 @@ enum op {
 	OP_MERGEABLE,	/* MADV_MERGEABLE for the page at @addr, or @nr pages */
 	OP_UNMERGEABLE,	/* MADV_UNMERGEABLE, the same */
 	OP_FREE,	/* MADV_FREE */
+	OP_HUGEPAGE,	/* MADV_HUGEPAGE for @nr pages at @addr */
 	OP_HOLD,	/* take a reference to the page at @addr, or @nr pages */
 	OP_RELEASE,	/* drop it */
 	OP_FORK,	/* fork peer @arg */

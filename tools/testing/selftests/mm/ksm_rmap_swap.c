@@ -258,6 +258,86 @@ TEST_F_TIMEOUT(ksm_rmap, private_file_mapping_swapped_in, SLOW)
 }
 
 /*
+ * Finds @nr pages at @area whose swap entries can be read as one large folio: they
+ * follow each other, and the first one is aligned.  Returns: which is the first, or -1
+ */
+static int find_slots(pid_t pid, const char *area, int pages, size_t nr)
+{
+	unsigned long slot, last = 0;
+	size_t found = 0;
+
+	for (int i = 0; i < pages; i++) {
+		/* Bits 5 to 54 of the entry are the offset in the swap device */
+		slot = pagemap_of(pid, area + i * psize()) << 9 >> 14;
+		if (found && slot == last + 1)
+			found++;
+		else
+			found = slot % nr == 0;
+		if (found == nr)
+			return i + 1 - nr;
+		last = slot;
+	}
+	return -1;
+}
+
+/*
+ * Swap-in may read the pages around the one that is touched, too, and map them all
+ * as one large folio.  Others that have the same swap entries come to it in the swap
+ * cache, but rmap does not find them there.
+ */
+TEST_F_TIMEOUT(ksm_rmap, swapped_in_as_a_large_folio, SLOW)
+{
+	enum { NR = BULK };	/* pages, mapped by both peers */
+	const size_t page = self->page;
+	/* Pages of a size that ksm_rmap.sh has switched on */
+	const size_t nr = (page < 65536 ? 65536 : 2 << 20) / page;
+	const char *missing = make_cgroup(self->cgroup);
+	char *area[2], *to[2];
+	struct mapping m[2 * NR];
+	int first;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	for (int j = 0; j < 2; j++) {
+		ASSERT_OK(fork_peer(1 + j, 0));
+		ASSERT_TRUE(enter_cgroup(self->cgroup, peer_pid(1 + j)));
+		ASSERT_OK(map_by(1 + j, NR, 1000, &area[j]));
+		for (int i = 0; i < NR; i++)
+			m[2 * i + j] = (struct mapping){ 1 + j, area[j] + i * page };
+	}
+	for (int i = 0; i < NR; i++)
+		ASSERT_OK(merge(&m[2 * i], 2));
+	ASSERT_EQ(2 * NR, swap_out(self->cgroup, m, 2 * NR));
+	first = find_slots(peer_pid(1), area[0], NR, nr);
+	ASSERT_LE(0, first);
+
+	/* The address must be aligned like the swap entry */
+	for (int j = 0; j < 2; j++) {
+		ASSERT_OK(map_by(1 + j, 2 * nr, 5000, &to[j]));
+		to[j] += -(uintptr_t)to[j] % (nr * page);
+		for (size_t i = 0; i < nr; i++)
+			ASSERT_OK(ask(1 + j, OP_MOVE, area[j] + (first + i) * page,
+				      (unsigned long)to[j] + i * page));
+		ASSERT_OK(ask_nr(1 + j, OP_HUGEPAGE, to[j], 0, nr));
+	}
+
+	ASSERT_OK(ask(1, OP_TOUCH, to[0], 0));
+	if (!(kpageflags_of(pfn_of(peer_pid(1), to[0])) & KPF_THP))
+		SKIP(return, "swap-in makes no large folio of what others have swapped out");
+	for (size_t i = 0; i < nr; i++) {
+		const struct mapping back[] = { { 1, to[0] + i * page },
+						{ 2, to[1] + i * page } };
+
+		for (int j = 0; j < 2; j++)
+			EXPECT_OK(check_holds(1 + j, back[j].addr, 1000 + first + i));
+		EXPECT_NE(pfn_at(&back[0]), pfn_at(&back[1]));
+		/* page_idle walks a folio by its first page */
+		for (int j = 0; j < 2 && !i; j++)
+			EXPECT_OK(check_walk(pfn_at(&back[j]), &back[j]));
+	}
+}
+
+/*
  * A page that comes back from swap may have swap entries in processes that have
  * nothing to do with the one it comes back to, if it was a KSM page before.  If it
  * becomes one again, they must not miss it.
