@@ -298,6 +298,8 @@ TEST_F_TIMEOUT(ksm_rmap, swapped_in_as_a_large_folio, SLOW)
 
 	if (missing)
 		SKIP(return, "%s", missing);
+	if (access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK))
+		SKIP(return, "no transparent huge pages");
 	for (int j = 0; j < 2; j++) {
 		ASSERT_OK(fork_peer(1 + j, 0));
 		ASSERT_TRUE(enter_cgroup(self->cgroup, peer_pid(1 + j)));
