@@ -286,6 +286,7 @@ TEST_F(ksm_rmap, fork_of_a_child_that_ksmd_does_not_know)
 TEST_F(ksm_rmap, shared_with_a_parent_that_ksmd_does_not_scan)
 {
 	struct mapping parent = { 1, NULL }, child = { 2, NULL };
+	char *to;
 
 	ASSERT_OK(fork_peer(1, 0));
 	ASSERT_OK(map_by(1, 1, 100, &parent.addr));
@@ -297,6 +298,11 @@ TEST_F(ksm_rmap, shared_with_a_parent_that_ksmd_does_not_scan)
 
 	struct mapping m[] = { parent, child };
 
+	ASSERT_OK(check_found(m, ARRAY_SIZE(m), 100));
+	/* For the same reason, mremap() moves the parent's share as it is */
+	ASSERT_OK(map_by(1, 1, 101, &to));
+	ASSERT_OK(ask(1, OP_MOVE, parent.addr, (unsigned long)to));
+	m[0].addr = to;
 	ASSERT_OK(check_found(m, ARRAY_SIZE(m), 100));
 }
 
