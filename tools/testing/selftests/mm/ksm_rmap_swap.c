@@ -292,6 +292,7 @@ TEST_F_TIMEOUT(ksm_rmap, swapped_in_as_a_large_folio, SLOW)
 	/* Pages of a size that ksm_rmap.sh has switched on */
 	const size_t nr = (page < 65536 ? 65536 : 2 << 20) / page;
 	const char *missing = make_cgroup(self->cgroup);
+	const char *device = getenv("KSM_RMAP_SWAP");	/* swap of our own */
 	char *area[2], *to[2];
 	struct mapping m[2 * NR];
 	int first;
@@ -330,6 +331,11 @@ TEST_F_TIMEOUT(ksm_rmap, swapped_in_as_a_large_folio, SLOW)
 		const struct mapping back[] = { { 1, to[0] + i * page },
 						{ 2, to[1] + i * page } };
 
+		/* One half comes back by page faults, the other one by swapoff */
+		if (i == nr / 2 && device) {
+			ASSERT_EQ(0, swapoff(device));
+			ASSERT_EQ(0, swapon(device, 0));
+		}
 		for (int j = 0; j < 2; j++)
 			EXPECT_OK(check_holds(1 + j, back[j].addr, 1000 + first + i));
 		EXPECT_NE(pfn_at(&back[0]), pfn_at(&back[1]));
