@@ -29,6 +29,12 @@ suite_apt() { # SUITE COMMAND ARG...
 		-o APT::Update::Error-Mode=any "$@"
 }
 
+machine_suite() {
+	local suite
+	suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+	echo "${suite:-stable}"
+}
+
 # Where the machine gets Debian from; security updates live elsewhere
 mirror_of() { # SUITE
 	local label=Debian
