@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """The list of results that are known and not ours to fix."""
+import os
 import re
 from dataclasses import dataclass
 from typing import Optional
@@ -21,21 +22,27 @@ class Entry:
     used: bool = False
 
 
+def read(path):
+    """Entries of the file PATH, and of those that it includes."""
+    with open(path, encoding="utf-8") as f:
+        for n, text in enumerate(f, 1):
+            m = re.match(r"(fail|skip|log)\s+(\S.*?)\s+--\s+(\S.*)", text)
+            other = re.match(r"include\s+(\S+)$", text)
+            if m:
+                program, *case = ([re.compile(m[2])] if m[1] == "log" else
+                                  map(glob, re.split(r"\s+::\s+", m[2], maxsplit=1)))
+                yield Entry(m[1], program, case[0] if case else None, m[3], f"{path}:{n}: {m[1]} {m[2]}")
+            elif other:
+                yield from read(os.path.join(os.path.dirname(path), other[1]))
+            elif text.strip() and not text.startswith("#"):
+                raise ValueError(f"{path}:{n}: not 'fail|skip|log NAME -- REASON', nor 'include FILE'")
+
+
 class Known:
     """The list in the file PATH."""
 
     def __init__(self, path):
-        self.entries = []
-        with open(path, encoding="utf-8") as f:
-            for n, text in enumerate(f, 1):
-                m = re.match(r"(fail|skip|log)\s+(\S.*?)\s+--\s+(\S.*)", text)
-                if m:
-                    program, *case = ([re.compile(m[2])] if m[1] == "log" else
-                                      map(glob, re.split(r"\s+::\s+", m[2], maxsplit=1)))
-                    self.entries.append(Entry(m[1], program, case[0] if case else None, m[3],
-                                              f"{path}:{n}: {m[1]} {m[2]}"))
-                elif text.strip() and not text.startswith("#"):
-                    raise ValueError(f"{path}:{n}: not 'fail|skip|log NAME -- REASON'")
+        self.entries = list(read(path))
 
     def why(self, r):
         """The listed reason of a Result, or None."""

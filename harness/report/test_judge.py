@@ -160,6 +160,9 @@ class Judged(unittest.TestCase):
                    "  the machine has one node [At least 2 NUMA nodes must be available]",
                    known="skips.known")
 
+    def test_known_skips_of_another_list(self):
+        self.judge("skips.tap", "2 passed, 0 failed, 6 skipped", known="include.known")
+
     def test_nothing_but_known_skips(self):
         self.judge("all_skipped.tap", "0 passed, 1 failed, 1 skipped", "FAIL: run: no test passed",
                    known="skips.known")
