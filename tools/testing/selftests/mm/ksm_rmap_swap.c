@@ -180,6 +180,26 @@ TEST_F_TIMEOUT(ksm_rmap, madv_free_of_an_unmerged_page, SLOW)
 }
 
 /*
+ * Has peers 1 and 2, forked here, map BULK pages each, at @area[0] and @area[1].  Those
+ * of equal content, m[2 * i] and m[2 * i + 1], are merged, and swapped out by both.
+ */
+static void swap_out_merged(struct __test_metadata *_metadata, const char *cgroup,
+			    char *area[2], struct mapping m[2 * BULK])
+{
+	for (int j = 0; j < 2; j++) {
+		ASSERT_OK(fork_peer(1 + j, 0));
+		ASSERT_TRUE(enter_cgroup(cgroup, peer_pid(1 + j)));
+		ASSERT_OK(map_by(1 + j, BULK, 1000, &area[j]));
+		for (int i = 0; i < BULK; i++)
+			m[2 * i + j] = (struct mapping){ 1 + j,
+							 area[j] + i * psize() };
+	}
+	for (int i = 0; i < BULK; i++)
+		ASSERT_OK(merge(&m[2 * i], 2));
+	ASSERT_EQ(2 * BULK, swap_out(cgroup, m, 2 * BULK));
+}
+
+/*
  * A KSM page that was swapped out comes back as an ordinary page of who touches it
  * first.  It is in the swap cache when the second comes, and its anon_vma is not
  * there any more: KASAN sees who looks at that.
@@ -193,17 +213,8 @@ TEST_F_TIMEOUT(ksm_rmap, swapped_in_after_the_first_has_exited, SLOW)
 
 	if (missing)
 		SKIP(return, "%s", missing);
-	for (int j = 0; j < 2; j++) {
-		ASSERT_OK(fork_peer(1 + j, 0));
-		ASSERT_TRUE(enter_cgroup(self->cgroup, peer_pid(1 + j)));
-		ASSERT_OK(map_by(1 + j, NR, 1000, &area[j]));
-	}
+	swap_out_merged(_metadata, self->cgroup, area, m);
 	ASSERT_EQ((void *)area[0], (void *)area[1]);	/* so the same index */
-	for (int i = 0; i < 2 * NR; i++)
-		m[i] = (struct mapping){ 1 + i % 2, area[0] + i / 2 * self->page };
-	for (int i = 0; i < NR; i++)
-		ASSERT_OK(merge(&m[2 * i], 2));
-	ASSERT_EQ(2 * NR, swap_out(self->cgroup, m, 2 * NR));
 
 	for (int i = 0; i < NR; i++)
 		EXPECT_OK(check_holds(1, area[0] + i * self->page, 1000 + i));
@@ -301,16 +312,7 @@ TEST_F_TIMEOUT(ksm_rmap, swapped_in_as_a_large_folio, SLOW)
 		SKIP(return, "%s", missing);
 	if (access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK))
 		SKIP(return, "no transparent huge pages");
-	for (int j = 0; j < 2; j++) {
-		ASSERT_OK(fork_peer(1 + j, 0));
-		ASSERT_TRUE(enter_cgroup(self->cgroup, peer_pid(1 + j)));
-		ASSERT_OK(map_by(1 + j, NR, 1000, &area[j]));
-		for (int i = 0; i < NR; i++)
-			m[2 * i + j] = (struct mapping){ 1 + j, area[j] + i * page };
-	}
-	for (int i = 0; i < NR; i++)
-		ASSERT_OK(merge(&m[2 * i], 2));
-	ASSERT_EQ(2 * NR, swap_out(self->cgroup, m, 2 * NR));
+	swap_out_merged(_metadata, self->cgroup, area, m);
 	first = find_slots(peer_pid(1), area[0], NR, nr);
 	ASSERT_LE(0, first);
 
@@ -360,18 +362,7 @@ TEST_F_TIMEOUT(ksm_rmap, merged_again_with_other_swap_entries, SLOW)
 
 	if (missing)
 		SKIP(return, "%s", missing);
-	for (int j = 0; j < 2; j++) {
-		ASSERT_OK(fork_peer(1 + j, 0));
-		ASSERT_TRUE(enter_cgroup(self->cgroup, peer_pid(1 + j)));
-		ASSERT_OK(map_by(1 + j, NR, 1000, &area[j]));
-	}
-	for (int i = 0; i < NR; i++)
-		for (int j = 0; j < 2; j++)
-			m[2 * i + j] = (struct mapping){ 1 + j, area[j] +
-							 i * self->page };
-	for (int i = 0; i < NR; i++)
-		ASSERT_OK(merge(&m[2 * i], 2));
-	ASSERT_EQ(2 * NR, swap_out(self->cgroup, m, 2 * NR));
+	swap_out_merged(_metadata, self->cgroup, area, m);
 
 	/* Back to peer 1, where it is merged with another, which is scanned first */
 	for (int i = 0; i < NR; i++)
