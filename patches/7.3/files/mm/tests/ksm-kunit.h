@@ -85,6 +85,7 @@ static void ksm_test_expect_put(struct kunit *test, struct ksm_test *t)
 	KUNIT_EXPECT_EQ(test, t->item.age, TEST_AGE);
 	KUNIT_EXPECT_EQ(test, t->item.remaining_skips, 0);
 	KUNIT_EXPECT_EQ(test, t->item.address, TEST_ADDR + 2 * PAGE_SIZE);
+	KUNIT_EXPECT_NULL(test, t->item.head);
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->anon_vma.refcount), 1);
 }
 
