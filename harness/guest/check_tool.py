@@ -21,6 +21,7 @@ TOOL, WALK = sys.argv[1:]
 KSM = pathlib.Path("/sys/kernel/mm/ksm")
 IDLE = pathlib.Path("/sys/kernel/mm/page_idle/bitmap")
 TRACEFS = pathlib.Path("/sys/kernel/tracing")
+BTF = pathlib.Path("/sys/kernel/btf/vmlinux")
 FACTOR = 3              # what an estimate may differ by from what is timed
 VMAS, SHARERS = 20000, 256
 MOVES = 2
@@ -201,12 +202,23 @@ def wait_for_trace(tool):
     raise AssertionError("the trace does not begin")
 
 
-@test
 def bpftrace_sees_the_walks():
     with load(VMAS, SHARERS, 1) as p:
         report = traced(p, "bpftrace")
         if WALK == "unbounded":
             expect(report["trace"]["anon_vma_waits"]["count"], trace=report["trace"])
+
+
+def without_btf_ftrace_is_used():
+    with load(2, 2, 1):
+        status, out, err = run("--trace", "1", "--tracer", "bpftrace")
+        expect(status == 2 and "no BTF: install its headers, or try --tracer ftrace" in err, status=status, err=err)
+        _, report = run_json("--trace", "1")
+        expect(report["trace"]["tracer"] == "ftrace" and any("no BTF" in n for n in report["notes"]), report=report)
+        expect(not left(), left=left())
+
+
+test(bpftrace_sees_the_walks if BTF.exists() else without_btf_ftrace_is_used)
 
 
 @test
