@@ -249,9 +249,9 @@ def a_hundred_thousand_vmas():
     pathlib.Path("/proc/sys/vm/max_map_count").write_text("300000")
     with load(100000, 2, 1) as p:
         begun = time.monotonic()
-        status, report = run_json("--seconds", "60")
+        status, report = run_json("--seconds", "180")
         show(f"{report['sample']['seconds']} s for 100,000 VMAs, {time.monotonic() - begun:.1f} s in all")
-        expect(report["sample"]["seconds"] < 61, sample=report["sample"])
+        expect(report["sample"]["seconds"] < 181, sample=report["sample"])
         expect(report["processes"][0]["pid"] == p.pid and report["processes"][0]["vmas"] > 100000, report=report)
         expect(status == (0 if WALK == "bounded" else 1), status=status)
 
