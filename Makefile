@@ -51,8 +51,8 @@ MUTANTS="forks-skipped"    only these of mutants/
 SOAK="-s 5 -t 300"         options of ksm_rmap_soak: the seed of a run to repeat, ...
 CONFIG=/path               deb: the kernel configuration to start from
 FRAGMENT=/path             deb: options to be changed in it
-MODULES=loaded             deb: only those modules that this machine has loaded, or that a
-                           file has, written by lsmod
+MODULES=loaded             deb: only those modules that this machine has loaded
+MODULES=/path              deb: only those in this file, written by lsmod on another machine
 DEBUG=1                    deb: with debug information
 ACCEL=tcg                  boot without KVM even where it works
 endef

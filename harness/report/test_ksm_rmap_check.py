@@ -464,6 +464,20 @@ class Traces(unittest.TestCase):
                 k.trace(1, "bpftrace", [])
         self.assertEqual(len(notes), 1)
 
+    def test_which_tracer_is_used(self):
+        for installed, btf, wanted, used in ((1, 1, "auto", "Bpftrace"), (1, 0, "auto", "Ftrace"), (0, 1, "auto", "Ftrace"),
+                                             (1, 1, "ftrace", "Ftrace"), (1, 0, "bpftrace", "Bpftrace")):
+            notes = []
+            with self.subTest(installed=installed, btf=btf, wanted=wanted), \
+                    mock.patch.object(k.shutil, "which", return_value="bpftrace" if installed else None), \
+                    mock.patch.object(k, "BTF", "/" if btf else "/nonexistent"), \
+                    mock.patch.object(k, "find_tracefs", return_value="/nonexistent"), \
+                    mock.patch.object(k, "Bpftrace", side_effect=k.Failure("Bpftrace")), \
+                    mock.patch.object(k, "Ftrace", side_effect=k.Failure("Ftrace")):
+                with self.assertRaisesRegex(k.Failure, used):
+                    k.trace(1, wanted, notes)
+                self.assertEqual(bool(notes), wanted == "auto" and used == "Ftrace")
+
     def bpftrace(self, script, seconds=0.3):
         """The trace of a program that stands for bpftrace."""
         with tempfile.TemporaryDirectory() as d:
@@ -485,8 +499,10 @@ class Traces(unittest.TestCase):
         self.assertEqual(t["walks"], 1)
 
     def test_bpftrace_that_cannot(self):
-        with self.assertRaisesRegex(k.Failure, "ended: ERROR: no BTF; .*--tracer ftrace"):
-            self.bpftrace("echo ERROR: no BTF >&2; exit 1")
+        for btf, remedy in ("/", "update it"), ("/nonexistent", "without BTF, .* headers: install them"):
+            with mock.patch.object(k, "BTF", btf), \
+                    self.assertRaisesRegex(k.Failure, f"ended: ERROR: broken; {remedy}, .*--tracer ftrace"):
+                self.bpftrace("echo ERROR: broken >&2; exit 1")
 
     def test_bpftrace_that_does_not_start(self):
         with mock.patch.object(k, "BPFTRACE_START", 0.2), self.assertRaisesRegex(k.Failure, "not started within"):
