@@ -190,7 +190,7 @@ def traced(p, tracer, *args):
 
 def wait_for_trace(tool):
     """Until walks are traced, by whatever tracer."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     names = TRACEFS.joinpath("instances"), TRACEFS / "enabled_functions"
     while time.monotonic() < end and tool.poll() is None:
         if any(p.name == f"ksm_rmap_check_{tool.pid}" and (p / f"events/{p.name}/enable").exists() and
